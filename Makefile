@@ -1,0 +1,52 @@
+# Everything runs in .venv, made from requirements.lock: Python 3.11 is the only thing a machine needs to have.
+PYTHON ?= python3.11
+# Test processes: two suit a laptop and a CI machine. WORKERS=0 runs the tests in one process (for a debugger).
+WORKERS ?= 2
+# More arguments for pytest, e.g. make test PYTEST_ARGS="-k gae -x"
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+
+# Idle OpenMP threads sleep instead of spinning: with more threads than free cores, spinning costs a factor of 3 to 15.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint types mini clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with the locked versions (once; again when the lock or pyproject.toml changes)
+
+# torch comes first and alone, by this exact request: where a CPU build of it is at hand, pip then takes that one.
+# No dependencies for the package itself: the lock is complete, and a range must not move a pin.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed, and '$(PYTHON)' is not it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) "$$(grep '^torch==' requirements.lock)"
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps -e .
+	@touch $@
+
+test: setup  ## run the fast tests (no slow, vllm or gpu test) and the doctests
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not vllm and not gpu" $(PYTEST_ARGS)
+
+test-slow: setup  ## run the tests that `make test` leaves out (vllm and gpu tests skip themselves where they cannot run)
+	$(BIN)/python -m pytest -q -m "slow or vllm or gpu" $(PYTEST_ARGS)
+
+lint: setup  ## check style and formatting (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## check types (mypy)
+	$(BIN)/mypy
+
+mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
+	$(BIN)/python src/train.py experiment=vapo_full
+
+clean:  ## remove caches and build outputs (keeps .venv and logs)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	find . -path ./.venv -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,29 @@
+"""The mathematics of VAPO: torch only, no state, no I/O, one function an equation. This is its table of contents."""
+
+from vapo.algorithms.advantages import gae as gae
+from vapo.algorithms.advantages import length_adaptive_lambda as length_adaptive_lambda
+from vapo.algorithms.algorithm import ActorCritic as ActorCritic
+from vapo.algorithms.algorithm import Normalisers as Normalisers
+from vapo.algorithms.algorithm import PolicyGradient as PolicyGradient
+from vapo.algorithms.diagnostics import clip_indicators as clip_indicators
+from vapo.algorithms.diagnostics import entropy as entropy
+from vapo.algorithms.diagnostics import kl_k1 as kl_k1
+from vapo.algorithms.diagnostics import kl_k2 as kl_k2
+from vapo.algorithms.diagnostics import kl_k3 as kl_k3
+from vapo.algorithms.evaluation import avg_at_k as avg_at_k
+from vapo.algorithms.evaluation import bootstrap_interval as bootstrap_interval
+from vapo.algorithms.evaluation import maj_at_k as maj_at_k
+from vapo.algorithms.evaluation import pass_at_k as pass_at_k
+from vapo.algorithms.groups import group_fractions as group_fractions
+from vapo.algorithms.masked import masked_fill as masked_fill
+from vapo.algorithms.masked import masked_whiten as masked_whiten
+from vapo.algorithms.masked import sequence_mean as sequence_mean
+from vapo.algorithms.masked import token_mean as token_mean
+from vapo.algorithms.policy_loss import clipped_surrogate as clipped_surrogate
+from vapo.algorithms.policy_loss import positive_example_nll as positive_example_nll
+from vapo.algorithms.rewards import outcome_reward as outcome_reward
+from vapo.algorithms.rewards import overlong_penalty as overlong_penalty
+from vapo.algorithms.rewards import terminal_reward as terminal_reward
+from vapo.algorithms.value_loss import explained_variance as explained_variance
+from vapo.algorithms.value_loss import explained_variance_sums as explained_variance_sums
+from vapo.algorithms.value_loss import value_loss as value_loss

@@ -1,0 +1,62 @@
+"""Reductions over the tokens that count. A masked slot may hold anything, NaN included: it is replaced before any arithmetic.
+
+Every mean divides by a denominator that the caller counted over the whole optimiser minibatch (all micro-batches, all ranks),
+so that losses of micro-batches add up to the loss of the minibatch.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def local_sum(x: Tensor) -> Tensor:
+    """The sum over ranks when there is one rank."""
+    return x
+
+
+def masked_fill(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """`x` where `mask`, 0 elsewhere; NaN and infinity in masked slots vanish from value and gradient."""
+    return torch.where(mask_BT, x_BT, torch.zeros((), dtype=x_BT.dtype, device=x_BT.device))
+
+
+def token_mean(x_BT: Tensor, mask_BT: Tensor, total_tokens: Tensor | float) -> Tensor:
+    """Mean over tokens: every token weighs the same (VAPO Eq 7).
+
+        sum_i sum_t x_it / sum_i |o_i|
+
+    Args:
+        x_BT: a quantity per response token.
+        mask_BT: True on response tokens.
+        total_tokens: response tokens of the whole minibatch; 0 gives 0.
+    """
+    return masked_fill(x_BT, mask_BT).sum() / max(float(total_tokens), 1.0)
+
+
+def sequence_mean(x_BT: Tensor, mask_BT: Tensor, total_sequences: Tensor | float) -> Tensor:
+    """Mean over responses of their own token means: every response weighs the same (VAPO Eq 6).
+
+        1/G sum_i 1/|o_i| sum_t x_it
+
+    Args:
+        x_BT, mask_BT: as in `token_mean`; a response without tokens adds 0.
+        total_sequences: G, responses of the whole minibatch; 0 gives 0.
+    """
+    length_B = mask_BT.sum(-1).clamp(min=1)
+    return (masked_fill(x_BT, mask_BT).sum(-1) / length_B).sum() / max(float(total_sequences), 1.0)
+
+
+def masked_whiten(
+    x_BT: Tensor, mask_BT: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, epsilon: float = 1e-8
+) -> Tensor:
+    """Shift to mean 0 and scale to variance 1 over the masked tokens of all ranks; masked slots become 0 (vapo.md A10).
+
+        (x - mean) / sqrt(var + epsilon), var with Bessel's correction
+
+    Sums are taken in float64, in two passes, so that a large mean costs no precision. One token alone becomes 0.
+    """
+    count, total = sum_over_ranks(torch.stack([mask_BT.sum().double(), masked_fill(x_BT, mask_BT).double().sum()]))
+    mean = total / count.clamp(min=1)
+    square = sum_over_ranks(masked_fill((x_BT.double() - mean) ** 2, mask_BT).sum()[None])[0]
+    variance = square / (count - 1).clamp(min=1)
+    return masked_fill((x_BT.double() - mean) / (variance + epsilon).sqrt(), mask_BT).to(x_BT.dtype)

@@ -1,0 +1,60 @@
+"""The critic's loss, and how good the critic is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vapo.algorithms.masked import local_sum, masked_fill
+
+
+def value_loss(
+    value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None = None, clip_value: float | None = None
+) -> Tensor:
+    """Half the squared error, per token (VAPO section 2; vapo.md A20).
+
+        1/2 (V - target)^2,    or with clipping    1/2 max((V - target)^2, (clip(V, V_old +- clip_value) - target)^2)
+
+    Args:
+        value_BT: V of the state before each token, being trained.
+        target_BT: its regression target; the Monte-Carlo return when the critic's lambda is 1.
+        old_value_BT: V when the rollouts were annotated; needed for clipping only.
+        clip_value: how far V may move from V_old, > 0, in units of reward; None for no clipping.
+    """
+    error_BT = (value_BT - target_BT) ** 2
+    if clip_value is not None:
+        assert old_value_BT is not None
+        clipped_BT = old_value_BT + (value_BT - old_value_BT).clamp(-clip_value, clip_value)
+        error_BT = torch.maximum(error_BT, (clipped_BT - target_BT) ** 2)
+    return 0.5 * error_BT
+
+
+def explained_variance_sums(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The five sums `(n, R, R^2, R-V, (R-V)^2)` over tokens, float64: add them over micro-batches and ranks, then
+    `explained_variance`. Averaging explained variances of parts instead would be meaningless."""
+    return_BT = masked_fill(return_BT, mask_BT).double()
+    error_BT = return_BT - masked_fill(value_BT, mask_BT).double()
+    sums = [mask_BT.sum().double(), return_BT.sum(), (return_BT**2).sum(), error_BT.sum(), (error_BT**2).sum()]
+    return torch.stack(sums)
+
+
+def explained_variance(sums: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum) -> Tensor:
+    """How much of the variance of the Monte-Carlo return the critic explains (vapo.md A24).
+
+        1 - Var(R - V) / Var(R)
+
+    1 is a perfect critic, 0 one that knows only the mean (a constant offset costs nothing), below 0 it is worse than a constant.
+    Against a bootstrapped target it would look good for a bad critic, so always give the return.
+
+    Args:
+        sums: as from `explained_variance_sums`.
+
+    Returns:
+        A scalar at most 1; 0 when all returns are equal, since then there is nothing to explain.
+    """
+    count, total, square, error, error_square = sum_over_ranks(sums)
+    count = count.clamp(min=1)
+    variance = square / count - (total / count) ** 2
+    error_variance = error_square / count - (error / count) ** 2
+    explained = 1.0 - error_variance / variance.clamp(min=1e-12)
+    return torch.where(variance > 1e-12, explained, torch.zeros_like(explained))

@@ -1,0 +1,65 @@
+"""Scores the policy on the benchmark as AIME is scored: avg@k at temperature 1.0 and top-p 0.7 (VAPO section 5.1)."""
+
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from vapo.algorithms import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
+from vapo.module import RLModule
+from vapo.types import Rollout, SamplingParams
+
+EVALUATION_STEP = (
+    -1
+)  # keys the sampling seeds: the same random numbers at every evaluation, so that differences are the policy's
+
+
+def scores(rollouts: list[Rollout], k: int) -> dict[str, float]:
+    """avg@k with a bootstrap interval over problems, pass@k and maj@k, all from the same k samples per problem."""
+    groups = [rollouts[i : i + k] for i in range(0, len(rollouts), k)]
+    correct_PK = [[rollout.correct for rollout in group] for group in groups]
+    low, high = bootstrap_interval(correct_PK)
+    return {
+        f"avg@{k}": avg_at_k(correct_PK),
+        f"avg@{k}_low95": low,
+        f"avg@{k}_high95": high,
+        f"pass@{k}": sum(pass_at_k(k, sum(row), k) for row in correct_PK) / len(groups),
+        f"maj@{k}": sum(maj_at_k([r.verdict.answer for r in group], row) for group, row in zip(groups, correct_PK, strict=True))
+        / len(groups),
+        "length_mean": sum(len(r.completion.token_ids) for r in rollouts) / len(rollouts),
+    }
+
+
+class AIMEEvaluation(Callback):
+    """Evaluates before the first step, every `every_n_steps` RL steps in which the actor trained, and after the last."""
+
+    def __init__(self, k: int, every_n_steps: int, sampling: SamplingParams) -> None:
+        """
+        Args:
+            k: samples per problem, >= 1; 32 in the paper.
+            every_n_steps: RL steps of policy training between evaluations, >= 1.
+            sampling: of the evaluation, not of the rollouts.
+        """
+        if k < 1 or every_n_steps < 1:
+            raise ValueError(
+                f"evaluation k is {k}, every_n_steps {every_n_steps}; set both callbacks.aime_evaluation values to 1 or more"
+            )
+        self.k, self.every_n_steps, self.sampling = k, every_n_steps, sampling
+
+    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+        if pl_module.rl_step == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        step, last = pl_module.policy_step, pl_module.policy_step >= pl_module.policy_steps
+        if (
+            pl_module.batch is not None
+            and pl_module.batch.old_logprob_R is not None
+            and (step % self.every_n_steps == 0 or last)
+        ):
+            self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: Trainer, module: RLModule) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        rollouts = module.sample(datamodule.benchmark(), self.k, self.sampling, module.seed, EVALUATION_STEP, "evaluation")
+        prefix = f"{datamodule.source.benchmark_name}_t{self.sampling.temperature:g}_p{self.sampling.top_p:g}"
+        module.record({f"{prefix}/{name}": value for name, value in scores(rollouts, self.k).items()})

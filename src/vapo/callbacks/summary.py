@@ -1,0 +1,42 @@
+"""At the end of a run: a table of what came out, and `training_curves.png`."""
+
+from pathlib import Path
+
+from lightning import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from vapo.analysis.curves import load_metrics, plot_training_curves, score_column
+from vapo.module import RLModule
+
+
+class Summary(Callback):
+    """Reads `metrics.csv`; without the CSV logger there is nothing to show."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero or not (self.folder / "metrics.csv").exists():
+            return
+        metrics = load_metrics(self.folder)
+        table = Table(title="VAPO run", show_header=False)
+        score = score_column(metrics)
+        if score is not None:
+            evaluated = metrics.dropna(subset=[score])
+            first, last = evaluated.iloc[0], evaluated.iloc[-1]
+            table.add_row(f"{score} before", f"{first[score]:.3f}")
+            table.add_row(
+                f"{score} after",
+                f"{last[score]:.3f}  (95 % interval over problems {last[score + '_low95']:.3f} to {last[score + '_high95']:.3f})",
+            )
+        timed = [name for name in metrics.columns if name.startswith("time/") and name != "time/evaluation_seconds"]
+        if timed:
+            table.add_row(
+                "training, evaluation not included", f"{metrics[timed].sum().sum() / 60:.1f} min, {pl_module.rl_step} RL steps"
+            )
+        figure = self.folder / "training_curves.png"
+        plot_training_curves(metrics).savefig(figure, dpi=120)
+        table.add_row("curves", str(figure))
+        table.add_row("metrics, rollouts, checkpoints", f"{self.folder}/")
+        Console(width=None).print(table)

@@ -1,0 +1,25 @@
+"""Seconds and tokens per second of each phase of a step, and peak memory."""
+
+import resource
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+
+from vapo.module import RLModule
+
+
+class Throughput(Callback):
+    """Logs `time/<phase>_seconds`, `speed/<phase>_tokens_per_second` and `memory/peak_gib` after each RL step."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        clock, values = pl_module.clock, {}
+        for phase, seconds in clock.seconds.items():
+            values[f"time/{phase}_seconds"] = seconds
+            values[f"speed/{phase}_tokens_per_second"] = clock.tokens[phase] / seconds
+        clock.seconds, clock.tokens = {}, {}
+        if torch.cuda.is_available():
+            values["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        else:
+            values["memory/peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        pl_module.record(values)

@@ -1,0 +1,138 @@
+"""Technique 1, value pretraining: while the policy stands still, the critic learns what its responses are worth.
+
+For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO). It ends after
+`algorithm.value_pretraining_steps`, or when explained variance on held-out rollouts stops rising. No rollout of the frozen
+policy reaches an actor update: each RL step uses its own rollouts only.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import nn
+
+from vapo.algorithms import explained_variance, explained_variance_sums
+from vapo.module import RLModule
+from vapo.rollout.collate import collate
+from vapo.types import Batch
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Short digest of a network's names, shapes and sums of weights: equal weights agree, trained ones differ."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.double().sum().item():.12e}".encode())
+    return digest.hexdigest()[:16]
+
+
+class ValuePretraining(Callback):
+    """Freezes the actor, watches the critic, and thaws the actor."""
+
+    def __init__(
+        self, steps: int, heldout_rollouts: int, patience: int | None, min_delta: float, critic_file: str | None = None
+    ) -> None:
+        """
+        Args:
+            steps: most RL steps with a frozen actor; 0 turns the technique off.
+            heldout_rollouts: rollouts of the frozen policy that explained variance is watched on, never trained on.
+            patience: stop after so many RL steps without a rise of more than `min_delta`; None always takes all steps.
+            critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pays once.
+                A file made from another base model, critic initialisation, task or return is refused.
+        """
+        if patience is not None and patience < 1:
+            raise ValueError(
+                f"value pretraining patience is {patience}; set callbacks.value_pretraining.patience to 1 or more, or null"
+            )
+        if steps > 0 and heldout_rollouts < 1:
+            raise ValueError(
+                "value pretraining needs held-out rollouts; set callbacks.value_pretraining.heldout_rollouts to 1 or more"
+            )
+        self.steps, self.patience, self.min_delta = steps, patience, min_delta
+        self.heldout_rollouts, self.critic_file = heldout_rollouts, None if critic_file is None else Path(critic_file)
+        self.done = steps == 0
+        self.steps_done, self.best, self.waited = 0, float("-inf"), 0
+        self.key: dict[str, str] = {}
+        self._heldout: Batch | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+        if self.done:
+            return
+        pl_module.actor_frozen = True
+        if not self.key:  # the weights are still the initial ones; a resumed run brings its key along
+            self.key = self._make_key(trainer, pl_module)
+        prompts = trainer.datamodule.held_out(self.heldout_rollouts)  # type: ignore[attr-defined]
+        self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, 0, "heldout"))
+        if self.critic_file is not None and self.critic_file.exists():
+            self._load(pl_module)
+            pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)})
+            self._finish(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        if not pl_module.actor_frozen:
+            return
+        self.steps_done += 1
+        explained = self._explained_variance(pl_module)
+        pl_module.record({"value_pretraining/heldout_explained_variance": explained})
+        self.waited = 0 if explained > self.best + self.min_delta else self.waited + 1
+        self.best = max(self.best, explained)
+        if self.steps_done >= self.steps or (self.patience is not None and self.waited >= self.patience):
+            if self.critic_file is not None:
+                self._save(pl_module)
+            self._finish(pl_module)
+
+    def _finish(self, module: RLModule) -> None:
+        module.actor_frozen, self.done, self._heldout = False, True, None
+
+    @torch.no_grad()
+    def _explained_variance(self, module: RLModule) -> float:
+        assert self._heldout is not None
+        value_R = module.per_token(self._heldout, lambda micro: module.networks[1](micro))
+        return_R = module.algorithm.monte_carlo_return(self._heldout)
+        sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
+        return explained_variance(sums, module.sum_over_ranks).item()
+
+    def _make_key(self, trainer: Trainer, module: RLModule) -> dict[str, str]:
+        algorithm, sampling = module.algorithm, module.sampling
+        return {
+            "base model": fingerprint(module.networks[0]),
+            "critic initialisation": fingerprint(module.networks[1]),
+            "task": str(trainer.datamodule.source.describe()),  # type: ignore[attr-defined]
+            "sampling": str(sampling),
+            "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
+            "training": f"{self.steps} steps, {module.value_pretraining_epochs} epochs, minibatches of {module.minibatch_rollouts}",
+        }
+
+    def _save(self, module: RLModule) -> None:
+        assert self.critic_file is not None
+        self.critic_file.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "key": self.key,
+            "critic": module.networks[1].state_dict(),
+            "optimizer": module.optimizers(use_pl_optimizer=False)[1].state_dict(),  # type: ignore[index]
+            "schedule": module.lr_schedulers()[1].state_dict(),  # type: ignore[index]
+        }
+        partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
+        torch.save(state, partial)
+        partial.replace(self.critic_file)  # whole or not at all: another job of a sweep may be reading
+
+    def _load(self, module: RLModule) -> None:
+        assert self.critic_file is not None
+        state = torch.load(self.critic_file, map_location=module.device, weights_only=True)
+        differs = [name for name in self.key if state["key"].get(name) != self.key[name]]
+        if differs:
+            raise ValueError(
+                f"the pretrained critic in {self.critic_file} was made with another {', '.join(differs)}; "
+                "set callbacks.value_pretraining.critic_file to another path, or to null"
+            )
+        module.networks[1].load_state_dict(state["critic"])
+        module.optimizers(use_pl_optimizer=False)[1].load_state_dict(state["optimizer"])  # type: ignore[index]
+        module.lr_schedulers()[1].load_state_dict(state["schedule"])  # type: ignore[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("done", "steps_done", "best", "waited", "key")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)

@@ -1,0 +1,60 @@
+"""Where prompts come from."""
+
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from vapo.data.sums import mini_aime, problem_at
+from vapo.types import Prompt
+from vapo.verifiers.sums import answer
+
+
+class PromptSource(Protocol):
+    """An endless, seeded source of training prompts and a fixed benchmark."""
+
+    benchmark_name: str
+
+    def prompt(self, index: int, seed: int) -> Prompt:
+        """The `index`-th training prompt of the stream `seed`: the same whenever it is asked for."""
+
+    def benchmark(self) -> list[Prompt]:
+        """The evaluation problems, none of which is ever a training prompt."""
+
+    def describe(self) -> dict[str, str | int]:
+        """What decides the prompts, for records and keys."""
+
+
+class SumsPrompts:
+    """Running sums (`vapo.data.sums`) and MiniAIME."""
+
+    benchmark_name = "mini_aime"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, min_operands: int, max_operands: int) -> None:
+        """
+        Args:
+            tokenizer: of the policy.
+            template: text with `{problem}` in it.
+            min_operands, max_operands: range of difficulty of training problems, 2 or more.
+        """
+        if "{problem}" not in template:
+            raise ValueError(f"data template is {template!r}; set data.source.template to a text that contains {{problem}}")
+        if not 2 <= min_operands <= max_operands:
+            raise ValueError(
+                f"data operands range from {min_operands} to {max_operands}; set 2 <= min_operands <= max_operands"
+            )
+        self.tokenizer, self.template = tokenizer, template
+        self.min_operands, self.max_operands = min_operands, max_operands
+
+    def prompt(self, index: int, seed: int) -> Prompt:
+        return self._make(index, problem_at(index, seed, self.min_operands, self.max_operands))
+
+    def benchmark(self) -> list[Prompt]:
+        return [self._make(index, problem) for index, problem in enumerate(mini_aime(self.min_operands, self.max_operands))]
+
+    def describe(self) -> dict[str, str | int]:
+        names = ("benchmark_name", "template", "min_operands", "max_operands")
+        return {name: getattr(self, name) for name in names}
+
+    def _make(self, index: int, problem: str) -> Prompt:
+        text = self.template.format(problem=problem)
+        return Prompt(index, text, str(answer(problem)), tuple(self.tokenizer.encode(text, add_special_tokens=False)))

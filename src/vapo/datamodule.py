@@ -1,0 +1,86 @@
+"""Prompts for group sampling: endless, and resumable by one number."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+
+from vapo.data.prompts import PromptSource
+from vapo.types import Prompt
+from vapo.verifiers.base import Verifier
+
+ENDLESS = 10**9  # batches per "epoch": an epoch's edge would make a resumed run stop at once
+
+
+class _CursorSampler(Sampler[list[int]]):
+    """Consecutive prompt indices from the data module's cursor on, `prompts_per_step` at a time."""
+
+    def __init__(self, datamodule: "PromptDataModule") -> None:
+        self.datamodule = datamodule
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, size = self.datamodule.cursor, self.datamodule.prompts_per_step
+        for i in range(ENDLESS):
+            yield list(range(start + i * size, start + (i + 1) * size))
+
+
+class PromptDataModule(LightningDataModule):
+    """Owns how many prompts a step asks, and how often each. Repeating them is `vapo.rollout.collect`'s work."""
+
+    def __init__(self, source: PromptSource, verifier: Verifier, rollouts_per_step: int, group_size: int, seed: int) -> None:
+        """
+        Args:
+            source: where prompts and the benchmark come from.
+            verifier: judges responses to them.
+            rollouts_per_step: B, responses per RL step over all ranks.
+            group_size: G, responses per prompt; must divide `rollouts_per_step`.
+            seed: order of the prompts.
+        """
+        super().__init__()
+        if rollouts_per_step < 1 or rollouts_per_step % group_size != 0:
+            raise ValueError(
+                f"data.rollouts_per_step is {rollouts_per_step}, not a multiple of algorithm.group_size {group_size}; "
+                f"set it to {max(1, round(rollouts_per_step / group_size)) * group_size}, or change the group size"
+            )
+        self.source, self.verifier, self.seed = source, verifier, seed
+        self.rollouts_per_step, self.group_size = rollouts_per_step, group_size
+        self.prompts_per_step = rollouts_per_step // group_size
+        self.cursor = 0  # prompts consumed by finished RL steps
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(_Prompts(self), batch_sampler=_CursorSampler(self), collate_fn=list, num_workers=0)
+
+    def consume(self, prompts: int) -> None:
+        """Moves the cursor: called once at the end of an RL step, so a checkpoint never counts a prompt that was only fetched."""
+        self.cursor += prompts
+
+    def held_out(self, size: int) -> list[Prompt]:
+        """Prompts from another stream than training's, always the same."""
+        return [self.source.prompt(index, self.seed + 1_000_003) for index in range(size)]
+
+    def benchmark(self) -> list[Prompt]:
+        """The evaluation problems."""
+        return self.source.benchmark()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cursor": self.cursor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.cursor = state_dict["cursor"]
+
+
+class _Prompts:
+    """Index -> prompt, as a map-style dataset."""
+
+    def __init__(self, datamodule: PromptDataModule) -> None:
+        self.datamodule = datamodule
+
+    def __len__(self) -> int:
+        return ENDLESS * self.datamodule.prompts_per_step
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.datamodule.source.prompt(index, self.datamodule.seed)

@@ -1,0 +1,288 @@
+"""VAPO's loop. Read `training_step`: collect, annotate, credit, improve, report; `vapo.algorithms` holds the equations it calls."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedTokenizerBase
+
+from vapo.algorithms import ActorCritic
+from vapo.metrics import PhaseClock, StepMetrics
+from vapo.models.actor import Actor
+from vapo.models.critic import Critic
+from vapo.reporting import report_batch
+from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collect import collect
+from vapo.rollout.engine import Engine
+from vapo.run_state import random_state, restore_random_state
+from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
+
+
+class RLModule(LightningModule):
+    """Actor and critic under manual optimization. Its clock is the RL step: one batch of prompts, several updates of each network.
+
+    Networks and engine are built in `configure_model`, which Lightning calls where their parameters belong.
+    """
+
+    def __init__(
+        self,
+        algorithm: ActorCritic,
+        actor: Callable[[], Actor],
+        critic: Callable[[], Critic],
+        tokenizer: PreTrainedTokenizerBase,
+        engine: Callable[..., Engine],
+        sampling: SamplingParams,
+        actor_optimizer: Callable[..., Optimizer],
+        critic_optimizer: Callable[..., Optimizer],
+        actor_schedule: Callable[[Optimizer], LRScheduler],
+        critic_schedule: Callable[[Optimizer], LRScheduler],
+        policy_steps: int,
+        minibatch_rollouts: int,
+        microbatch_tokens: int,
+        epochs: int,
+        value_pretraining_epochs: int,
+        max_grad_norm: float | None,
+        seed: int,
+    ) -> None:
+        """
+        Args:
+            policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
+            minibatch_rollouts: rollouts per optimizer step; must divide the rollouts of a step.
+            microbatch_tokens: most padded tokens in one forward; memory only, it changes no result.
+            epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
+            max_grad_norm: gradients of each network are scaled down to this norm; None for no clipping.
+            seed: of sampling and minibatch order.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
+        for name, value in {
+            **counts,
+            "value_pretraining_epochs": value_pretraining_epochs,
+            "policy_steps": policy_steps,
+        }.items():
+            if value < 1:
+                raise ValueError(f"module.{name} is {value}; set it to 1 or more")
+        if max_grad_norm is not None and max_grad_norm <= 0:
+            raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
+        if sampling.temperature == 0:
+            raise ValueError(
+                "rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0"
+            )
+        self.algorithm, self.sampling, self.tokenizer = algorithm, sampling, tokenizer
+        self.make_actor, self.make_critic, self.make_engine = actor, critic, engine
+        self.make_optimizers = (actor_optimizer, critic_optimizer)
+        self.make_schedules = (actor_schedule, critic_schedule)
+        self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
+        self.epochs, self.value_pretraining_epochs, self.max_grad_norm = epochs, value_pretraining_epochs, max_grad_norm
+        self.seed = seed
+        self.actor: Actor | None = None
+        self.critic: Critic | None = None
+        self.actor_frozen = False  # set by the ValuePretraining callback
+        self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = 0  # finished ones
+        self.metrics, self.clock = StepMetrics(), PhaseClock()
+        self.rollouts: list[Rollout] = []  # of the last step, for callbacks
+        self.batch: Batch | None = None
+        self.latest: dict[str, float] = {}  # newest value of every metric, for people
+        self._random_state: dict[str, Any] | None = None
+
+    # --- one step of the algorithm -----------------------------------------------------------------------------------
+
+    def training_step(self, prompts: list[Prompt], batch_idx: int) -> None:
+        rollouts = self.collect(prompts)
+        batch = self.annotate(rollouts)
+        batch = self.algorithm.credit(batch, self.sum_over_ranks, monte_carlo=self.actor_frozen)
+        self.improve(batch)
+        self.report(rollouts, batch)
+
+    def collect(self, prompts: Sequence[Prompt]) -> list[Rollout]:
+        """Group-samples responses with the current policy and verifies them."""
+        return self.sample(prompts, self.algorithm.group_size, self.sampling, self.seed, self.rl_step, "rollout")
+
+    @torch.no_grad()
+    def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
+        """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
+        batch = collate(rollouts)
+        with self.clock.phase("annotate", len(batch.token_N)):
+            batch = batch.with_(value_R=self.per_token(batch, lambda micro: self.networks[1](micro)))
+            if not self.actor_frozen:
+                logprob_R = self.per_token(batch, self._old_logprob)
+                batch = batch.with_(old_logprob_R=logprob_R)
+        return batch
+
+    def improve(self, batch: Batch) -> None:
+        """Updates critic, then actor, on each minibatch; only the critic while the actor is frozen (technique 1)."""
+        optimizers, schedules = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizers, list) and isinstance(schedules, list)
+        for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
+            for index_B in self.minibatches(len(batch), epoch):
+                minibatch = batch.select(index_B)
+                with self.clock.phase("critic_update", len(minibatch.token_N)):
+                    self.backward_critic(minibatch)
+                    self._step(self.networks[1], optimizers[1], "critic")
+                    self.critic_updates += 1
+                if not self.actor_frozen:
+                    with self.clock.phase("actor_update", len(minibatch.token_N)):
+                        self.backward_actor(minibatch)
+                        self._step(self.networks[0], optimizers[0], "actor")
+                        self.actor_updates += 1
+        schedules[1].step()
+        self.rl_step += 1
+        if not self.actor_frozen:
+            schedules[0].step()
+            self.policy_step += 1
+
+    def report(self, rollouts: list[Rollout], batch: Batch) -> None:
+        """Logs the step, moves the prompt cursor, and stops after `policy_steps`."""
+        self.rollouts, self.batch = rollouts, batch
+        report_batch(self, rollouts, batch)
+        self.record(self.metrics.flush())
+        self.trainer.datamodule.consume(self.trainer.datamodule.prompts_per_step)  # type: ignore[attr-defined]
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; so it counts RL steps, and max_steps means them
+        progress.increment_completed()
+        self.trainer.should_stop = self.trainer.should_stop or self.policy_step >= self.policy_steps
+
+    # --- gradients -----------------------------------------------------------------------------------------------------
+
+    def backward_critic(self, minibatch: Batch) -> None:
+        """Accumulates the critic's gradient over a whole optimiser minibatch, however it is cut into micro-batches."""
+        total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
+        for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
+            loss = self.algorithm.critic_loss(self.networks[1](micro), micro, total)
+            self._backward(loss)
+            self.metrics.mean("critic/value_loss", loss, 0)
+        self.metrics.mean("critic/value_loss", 0.0, 1)
+
+    def backward_actor(self, minibatch: Batch) -> None:
+        """Accumulates the actor's gradient over a whole optimiser minibatch."""
+        total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
+        for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
+            logprob_R, entropy_R = self.networks[0](micro, self.sampling.temperature)
+            loss, watched = self.algorithm.actor_loss(logprob_R, micro, total)
+            self._backward(loss)
+            for name in ("clip_fraction_low", "clip_fraction_high", "kl_k1", "kl_k3"):
+                self.metrics.mean(f"actor/{name}", watched[name], len(logprob_R))
+            self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
+            self.metrics.mean("actor/surrogate_loss", watched["surrogate"], 0)
+            self.metrics.mean("actor/positive_nll", watched["positive_nll"], 0)
+        self.metrics.mean("actor/surrogate_loss", 0.0, 1)
+        self.metrics.mean("actor/positive_nll", 0.0, 1)
+
+    def _backward(self, loss: Tensor) -> None:
+        # DDP and FSDP average gradients over ranks, but losses already divide by counts over all ranks
+        self.manual_backward(loss * self.world_size)
+
+    def _step(self, network: nn.Module, optimizer: Optimizer, name: str) -> None:
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm or float("inf"))
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the {name}'s gradient norm is {norm.item()} in RL step {self.rl_step + 1}: lower module.{name}_optimizer.lr; "
+                "the last checkpoint is from before it"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        self.metrics.mean(f"{name}/grad_norm", norm)
+
+    # --- pieces --------------------------------------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> tuple[Actor, Critic]:
+        assert self.actor is not None and self.critic is not None, "configure_model has not run"
+        return self.actor, self.critic
+
+    @property
+    def world_size(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    def sum_over_ranks(self, x: Tensor) -> Tensor:
+        if dist.is_initialized():
+            x = x.to(self.device)
+            dist.all_reduce(x)
+        return x
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int, phase: str
+    ) -> list[Rollout]:
+        """Rollouts of the current policy; `phase` names where their time is counted."""
+        if self.engine.weights_version != self.actor_updates:
+            self.engine.load_weights(self.networks[0].language_model, self.actor_updates)
+        verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
+        with self.clock.phase(phase):
+            rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)
+        self.clock.tokens[phase] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
+        return rollouts
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """Logs metrics at the current RL step at once, so that a checkpoint never knows of more than the logs do."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.rl_step)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        self.latest |= metrics
+
+    def minibatches(self, rollouts: int, epoch: int) -> Sequence[Tensor]:
+        """Shuffled indices of the rollouts, `minibatch_rollouts` at a time; the order depends on (seed, RL step, epoch) only."""
+        key = torch.Generator().manual_seed(hash((self.seed, self.rl_step, epoch)) % 2**63)
+        return torch.randperm(rollouts, generator=key).split(self.minibatch_rollouts)
+
+    def per_token(self, batch: Batch, forward: Callable[[MicroBatch], Tensor]) -> Tensor:
+        """Applies `forward` to micro-batches and joins its results in the order of the batch's flat response tokens."""
+        pieces: dict[int, Tensor] = {}
+        for micro in micro_batches(batch, self.microbatch_tokens, self.device):
+            x_R = forward(micro).cpu()
+            pieces |= zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=True)
+        return torch.cat([pieces[row] for row in range(len(batch))])
+
+    def _old_logprob(self, micro: MicroBatch) -> Tensor:
+        logprob_R: Tensor = self.networks[0](micro, self.sampling.temperature)[0]
+        return logprob_R
+
+    # --- Lightning -----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        rollouts_per_step = self.trainer.datamodule.rollouts_per_step  # type: ignore[attr-defined]
+        if rollouts_per_step % self.minibatch_rollouts != 0:
+            raise ValueError(
+                f"module.minibatch_rollouts is {self.minibatch_rollouts} and does not divide data.rollouts_per_step "
+                f"{rollouts_per_step}; set it to a divisor, so that every update sees as many rollouts"
+            )
+
+    def configure_model(self) -> None:
+        if self.actor is None:
+            self.actor, self.critic = self.make_actor().train(), self.make_critic().train()
+            eos = self.actor.language_model.generation_config.eos_token_id  # type: ignore[union-attr]
+            self.engine = self.make_engine(eos_token_ids=[eos] if isinstance(eos, int) else eos)
+
+    def configure_optimizers(self) -> Any:
+        # actor first, critic second: the order is the key under which checkpoints keep them
+        configured = []
+        for network, make_optimizer, make_schedule in zip(
+            self.networks, self.make_optimizers, self.make_schedules, strict=True
+        ):
+            optimizer = make_optimizer(network.parameters())
+            configured.append({"optimizer": optimizer, "lr_scheduler": make_schedule(optimizer)})
+        return tuple(configured)
+
+    def transfer_batch_to_device(self, batch: list[Prompt], device: torch.device, dataloader_idx: int) -> list[Prompt]:
+        return batch  # prompts are plain values; the engine moves what it needs
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counters = ("rl_step", "policy_step", "actor_updates", "critic_updates")
+        checkpoint["vapo"] = {name: getattr(self, name) for name in counters} | {"random_state": random_state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = dict(checkpoint["vapo"])
+        self._random_state = saved.pop("random_state")
+        for name, value in saved.items():
+            setattr(self, name, value)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        if self._random_state is not None:  # only here: making the loader's iterator draws a random number
+            restore_random_state(self._random_state)
+            self._random_state = None
+        return -1 if self.policy_step >= self.policy_steps else None  # a finished run, resumed

@@ -1,0 +1,203 @@
+"""The engine without dependencies: a decode loop over a Hugging Face causal LM, on whatever device the model is.
+
+Prompts are left-padded and read once each, however often they are asked. Keys and values are written into a buffer allocated once.
+Each request has a random stream of its own, so its tokens depend on its seed and not on its neighbours. Rows that are finished
+leave the batch when enough of them have.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, CacheLayerMixin
+
+from vapo.types import Completion, Request, SamplingParams
+
+COMPACT_BELOW = 0.8  # drop finished rows when fewer than this share of rows is live: a copy of the cache, so not at every step
+
+
+class _BufferedLayer(CacheLayerMixin):
+    """Keys and values of one layer, `(B, heads, capacity, head_dim)`, filled up to `length`; attention sees the filled part."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        rows, heads, _, size = key_states.shape
+        self.keys = key_states.new_empty(rows, heads, self.capacity, size)
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        end = self.length + key_states.shape[2]
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select_rows(self, row_B: Tensor) -> None:
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(len(row_B), *old.shape[1:])
+            new[:, :, : self.length] = old[row_B, :, : self.length]
+            setattr(self, name, new)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+
+def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
+    """One token per row by inverting the cumulative distribution at `uniform`, and its log-probability.
+
+    Args:
+        logits_BV: unscaled logits.
+        uniform_B: float64 in [0, 1), the row's own random number.
+        sampling: temperature 0 takes the most likely token and reports its log-probability at temperature 1; top_p < 1 keeps the
+            smallest set of most likely tokens whose probability reaches top_p, and reports log-probabilities within that set.
+    """
+    logits_BV = logits_BV.float()
+    if sampling.temperature == 0:
+        logprob_BV = logits_BV.log_softmax(-1)
+        token_B = logits_BV.argmax(-1)
+        return token_B, logprob_BV.gather(-1, token_B[:, None])[:, 0]
+    probability_BV = (logits_BV / sampling.temperature).softmax(-1).double()
+    order_BV = None
+    if sampling.top_p < 1:
+        probability_BV, order_BV = probability_BV.sort(dim=-1, descending=True, stable=True)
+        before_BV = probability_BV.cumsum(-1) - probability_BV
+        probability_BV = torch.where(before_BV < sampling.top_p, probability_BV, 0.0)
+    cumulative_BV = probability_BV.cumsum(-1)
+    total_B = cumulative_BV[:, -1]
+    choice_B = (cumulative_BV <= (uniform_B * total_B)[:, None]).sum(-1).clamp(max=logits_BV.shape[-1] - 1)
+    logprob_B = (probability_BV.gather(-1, choice_B[:, None])[:, 0] / total_B).log().float()
+    token_B = choice_B if order_BV is None else order_BV.gather(-1, choice_B[:, None])[:, 0]
+    return token_B, logprob_B
+
+
+class TorchEngine:
+    """`Engine` that reads the actor's own weights, so loading them is free."""
+
+    def __init__(self, eos_token_ids: Sequence[int], max_batch: int = 1024) -> None:
+        """
+        Args:
+            eos_token_ids: tokens that end a response.
+            max_batch: most responses decoded at once; bounds the memory of the cache.
+        """
+        if not eos_token_ids:
+            raise ValueError(
+                "the model names no EOS token, so no response could end; set eos_token_id in its generation config"
+            )
+        if max_batch < 1:
+            raise ValueError(f"rollout.engine.max_batch is {max_batch}; set it to 1 or more responses")
+        self.eos_token_ids, self.max_batch = tuple(eos_token_ids), max_batch
+        self.weights_version = -1
+        self.language_model: nn.Module | None = None
+
+    def load_weights(self, language_model: nn.Module, version: int) -> None:
+        self.language_model, self.weights_version = language_model, version
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Completion]:
+        if self.language_model is None:
+            raise RuntimeError("generate was called before load_weights")
+        was_training = self.language_model.training
+        self.language_model.eval()
+        completions: list[Completion] = []
+        for start in range(0, len(requests), self.max_batch):
+            completions += self._generate(requests[start : start + self.max_batch], sampling)
+        self.language_model.train(was_training)
+        return completions
+
+    def _generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Completion]:
+        model = self.language_model
+        assert model is not None
+        device, rows, steps = model.device, len(requests), sampling.max_new_tokens
+        uniform_BT = torch.stack(
+            [torch.rand(steps, generator=torch.Generator().manual_seed(r.seed), dtype=torch.float64) for r in requests]
+        ).to(device)
+        eos = torch.tensor(self.eos_token_ids, device=device)
+
+        logits_BV, cache, mask_BL, position_B = self._read_prompts(model, requests, sampling)
+        token_BT = torch.zeros(rows, steps, dtype=torch.long, device=device)
+        logprob_BT = torch.zeros(rows, steps, device=device)
+        length_B = torch.zeros(rows, dtype=torch.long, device=device)
+        finished_B = torch.zeros(rows, dtype=torch.bool, device=device)
+        live_B = torch.arange(rows, device=device)  # rows still in the batch, as indices of requests
+
+        for step in range(steps):
+            token_B, logprob_B = sample(logits_BV, uniform_BT[live_B, step], sampling)
+            writing_B = ~finished_B[live_B]
+            writing = live_B[writing_B]
+            token_BT[writing, step] = token_B[writing_B]
+            logprob_BT[writing, step] = logprob_B[writing_B]
+            length_B[writing] += 1
+            finished_B[writing] = torch.isin(token_B[writing_B], eos)
+            keep_B = ~finished_B[live_B]
+            left = int(keep_B.sum())
+            if left == 0 or step == steps - 1:
+                break
+            if left < COMPACT_BELOW * len(live_B):
+                row_B = keep_B.nonzero()[:, 0]
+                live_B, token_B, position_B, mask_BL = live_B[row_B], token_B[row_B], position_B[row_B], mask_BL[row_B]
+                for layer in cache.layers:
+                    layer.select_rows(row_B)
+            filled = cache.get_seq_length() + 1
+            logits_BV = model(
+                input_ids=token_B[:, None],
+                attention_mask=mask_BL[:, None, None, :filled],
+                position_ids=position_B[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+            position_B = position_B + 1
+
+        tokens, logprobs = token_BT.tolist(), logprob_BT.tolist()
+        lengths, finished = length_B.tolist(), finished_B.tolist()
+        return [
+            Completion(tuple(tokens[row][: lengths[row]]), tuple(logprobs[row][: lengths[row]]), finished[row])
+            for row in range(rows)
+        ]
+
+    def _read_prompts(
+        self, model: nn.Module, requests: Sequence[Request], sampling: SamplingParams
+    ) -> tuple[Tensor, Cache, Tensor, Tensor]:
+        """Reads each distinct prompt once, then gives every request its copy of the cache.
+
+        Returns:
+            logits_BV of the first token, the cache, mask_BL over prompt and all tokens to come (False on left padding), and the
+            position of the first new token.
+        """
+        distinct = {prompt_ids: row for row, prompt_ids in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
+        width = max(len(prompt_ids) for prompt_ids in distinct)
+        token_PL = torch.zeros(len(distinct), width, dtype=torch.long)
+        mask_PL = torch.zeros(len(distinct), width + sampling.max_new_tokens, dtype=torch.bool)
+        for prompt_ids, row in distinct.items():
+            token_PL[row, width - len(prompt_ids) :] = torch.tensor(prompt_ids)
+            mask_PL[row, width - len(prompt_ids) :] = True
+        token_PL, mask_PL = token_PL.to(model.device), mask_PL.to(model.device)
+        position_PL = (mask_PL[:, :width].long().cumsum(-1) - 1).clamp(min=0)
+        causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
+        diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding sees itself: a row of no keys is NaN
+        cache = Cache(layers=[_BufferedLayer(width + sampling.max_new_tokens) for _ in range(model.config.num_hidden_layers)])
+        logits_PV = model(
+            input_ids=token_PL,
+            attention_mask=((mask_PL[:, None, :width] & causal) | diagonal)[:, None],
+            position_ids=position_PL,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        row_B = torch.tensor([distinct[r.prompt_ids] for r in requests], device=model.device)
+        for layer in cache.layers:
+            layer.select_rows(row_B)
+        return logits_PV[row_B], cache, mask_PL[row_B], position_PL[row_B, -1] + 1

@@ -1,0 +1,168 @@
+"""Makes the mini models: a base policy that learned noisy solutions, and an outcome reward model of its rollouts.
+
+The base model is trained by plain supervised learning on what `NoisySolver` writes, on problems that grow from two operands to
+the full range. The reward model starts from it and learns +1 / -1 at the last token of the base policy's rollouts, nowhere else: as a value
+function it is biased on every earlier token, which is the situation the papers start a critic from (vapo.md A14).
+"""
+
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from vapo.data.prompts import SumsPrompts
+from vapo.data.sums import NoisySolver, make_problem
+from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collect import collect
+from vapo.rollout.torch_engine import TorchEngine
+from vapo.types import SamplingParams
+from vapo.verifiers.sums import SumsVerifier
+
+ALPHABET = "0123456789+-=;.?:A"
+EOS, PAD = "!", "_"
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One character, one token."""
+    vocabulary = {character: i for i, character in enumerate(PAD + EOS + ALPHABET)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int) -> Qwen2ForCausalLM:
+    """A Qwen2 of the given sizes, randomly initialised."""
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model
+
+
+def _supervised_rows(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """Right-padded token ids, and labels that are -100 on prompt and padding."""
+    encoded = [(tokenizer.encode(prompt), tokenizer.encode(response + EOS)) for prompt, response in pairs]
+    width = max(len(p) + len(r) for p, r in encoded)
+    token_BL = torch.zeros(len(pairs), width, dtype=torch.long)
+    label_BL = torch.full((len(pairs), width), -100)
+    for row, (p, r) in enumerate(encoded):
+        token_BL[row, : len(p) + len(r)] = torch.tensor(p + r)
+        label_BL[row, len(p) : len(p) + len(r)] = torch.tensor(r)
+    return token_BL, label_BL
+
+
+def pretrain_base(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    solver: NoisySolver,
+    template: str,
+    min_operands: int,
+    max_operands: int,
+    steps: int,
+    batch_tokens: int,
+    learning_rate: float,
+    curriculum: float,
+    seed: int,
+) -> None:
+    """Supervised learning in place.
+
+    Args:
+        template: prompt with `{problem}`.
+        steps: optimizer steps of about `batch_tokens` tokens each.
+        curriculum: share of the steps over which the longest problem grows from 2 to `max_operands`.
+    """
+    rng = random.Random(f"pretrain/{seed}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min(1.0, (i + 1) / 100, 0.01 + (steps - i) / (0.6 * steps))
+    )
+    started = time.time()
+    for step in range(steps):
+        grown = min(1.0, step / (curriculum * steps))
+        high = max(3, round(grown * max_operands))
+        low = min_operands if grown == 1.0 else 2
+        pairs, tokens = [], 0
+        while tokens < batch_tokens:
+            problem = make_problem(rng, rng.randint(low, high))
+            pairs.append((template.format(problem=problem), solver.solve(rng, problem)))
+            tokens += len(pairs[-1][0]) + len(pairs[-1][1])
+        token_BL, label_BL = _supervised_rows(tokenizer, pairs)
+        logits_BLV = model(input_ids=token_BL, use_cache=False).logits
+        loss = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), label_BL[:, 1:].flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 200 == 0:
+            print(
+                f"base step {step + 1}/{steps}  loss {loss.item():.4f}  operands <= {high}  {time.time() - started:.0f} s",
+                flush=True,
+            )
+
+
+def train_reward_model(
+    base: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    template: str,
+    min_operands: int,
+    max_operands: int,
+    max_new_tokens: int,
+    rollouts: int,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+) -> AutoModelForSequenceClassification:
+    """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone."""
+    engine = TorchEngine([tokenizer.eos_token_id])
+    engine.load_weights(Qwen2ForCausalLM.from_pretrained(base), version=0)
+    source = SumsPrompts(tokenizer, template, min_operands, max_operands)
+    prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
+    sampling = SamplingParams(max_new_tokens=max_new_tokens)
+    batch = collate(collect(prompts, 1, engine, sampling, tokenizer, SumsVerifier(), seed, rl_step=0))
+    reward_B = torch.where(batch.correct_B, 1.0, -1.0)
+    print(f"reward model: {rollouts} base rollouts, {batch.correct_B.float().mean():.3f} correct", flush=True)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    order = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        losses = []
+        for index_B in torch.randperm(len(batch), generator=order).split(64):
+            optimizer.zero_grad()
+            part, total = batch.select(index_B), 0.0
+            for micro in micro_batches(part, 16384):
+                score_B = model(input_ids=micro.token_BL, attention_mask=(micro.token_BL != 0).long(), use_cache=False).logits[
+                    :, 0
+                ]
+                loss = ((score_B - reward_B[index_B][micro.index_B]) ** 2).sum() / len(part)
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(total)
+        print(f"reward model epoch {epoch + 1}/{epochs}  squared error {sum(losses) / len(losses):.4f}", flush=True)
+    return model

@@ -1,0 +1,37 @@
+"""What a run leaves behind so that it can be understood and repeated: configuration, commit, versions, command."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG = "config.yaml"  # interpolations kept, so that a moved folder can be resumed
+PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "torchmetrics")
+
+
+def git_commit(folder: Path) -> str | None:
+    """The checkout's commit, `-dirty` if files differ from it; None outside of git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def save_record(config: DictConfig, folder: Path) -> None:
+    """Writes `config.yaml`, `resolved.yaml` and `record.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
+    (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    record = {
+        "command": sys.argv,
+        "commit": git_commit(Path(config.paths.root)),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    (folder / "record.json").write_text(json.dumps(record, indent=2))

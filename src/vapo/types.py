@@ -1,0 +1,163 @@
+"""The vocabulary of the project. Tensors end in their axes:
+
+    P prompts of one RL step        G rollouts of one group (one prompt)
+    B = P * G rollouts              T response tokens, padded to the longest of the batch
+    L prompt + response tokens      R response tokens of all rollouts, one after another, without padding
+    V vocabulary                    N prompt and response tokens of all rollouts, one after another, without padding
+    K samples of one problem in an evaluation
+
+Every type is a frozen dataclass; whatever trains lives in `module.py`.
+"""
+
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Status(StrEnum):
+    """What a verifier found. Only CORRECT is rewarded; TIMEOUT and ERROR are faults of the verifier and are counted."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A status, and the answer that was read in the response (None if there was none), for majority votes and tables."""
+
+    status: Status
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One problem, ready to be asked."""
+
+    index: int  # position in the endless, seeded stream of problems; keys the sampling seed
+    text: str  # what the model reads, template applied
+    reference: str  # the answer the verifier compares with
+    token_ids: tuple[int, ...]  # `text` tokenized, length >= 1
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample. temperature 0 is greedy; top_p in (0, 1]; max_new_tokens counts the EOS."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"sampling temperature is {self.temperature}; set it to 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling top_p is {self.top_p}; set it in (0, 1], 1 samples the whole distribution")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"sampling max_new_tokens is {self.max_new_tokens}; set it to 1 or more")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to generate. Equal seeds give equal tokens, whatever else is in the batch."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What an engine returns for a request: token ids as sampled, never re-tokenized."""
+
+    token_ids: tuple[int, ...]  # the EOS is kept when one was sampled
+    logprobs: tuple[float, ...]  # log-probability of each token under the distribution sampled from (at its temperature)
+    finished: bool  # False: cut at max_new_tokens, no EOS
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A completion with its place in a group and its verdict."""
+
+    prompt: Prompt
+    group: int  # 0 .. P-1 within one RL step, given where the prompt is repeated
+    completion: Completion
+    text: str  # decoded for people and verifiers; training reads completion.token_ids
+    verdict: Verdict
+
+    @property
+    def correct(self) -> bool:
+        return self.verdict.status is Status.CORRECT
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts of one RL step, ragged: flat tokens and lengths. Padding appears only in `pad` and in a `MicroBatch`."""
+
+    token_N: Tensor  # prompt then response, rollout after rollout
+    prompt_length_B: Tensor
+    response_length_B: Tensor  # >= 1, EOS included
+    group_B: Tensor
+    correct_B: Tensor  # bool, the verifier's verdict
+    truncated_B: Tensor  # bool, cut at the length limit
+    sampler_logprob_R: Tensor  # from the engine, at the temperature sampled
+    old_logprob_R: Tensor | None = None  # from the actor before the step's first update
+    value_R: Tensor | None = None  # critic's value of the state before each token, before the step's first update
+    advantage_R: Tensor | None = None
+    target_R: Tensor | None = None  # what the critic regresses on
+
+    def __len__(self) -> int:
+        return len(self.response_length_B)
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """True on response tokens, left-aligned; T is the longest response."""
+        return torch.arange(int(self.response_length_B.max())) < self.response_length_B[:, None]
+
+    def pad(self, x_R: Tensor) -> Tensor:
+        """Flat response tokens -> `x_BT`, 0 in the padding. The inverse is `x_BT[batch.mask_BT]`."""
+        mask_BT = self.mask_BT
+        return torch.zeros(mask_BT.shape, dtype=x_R.dtype).masked_scatter_(mask_BT, x_R)
+
+    def select(self, index_B: Tensor) -> "Batch":
+        """The rollouts `index_B`, in that order."""
+        rows = index_B.tolist()
+        chosen = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None or field.name.endswith("_B"):
+                chosen[field.name] = None if value is None else value[index_B]
+            else:
+                length_B = self.response_length_B + (self.prompt_length_B if field.name.endswith("_N") else 0)
+                pieces = value.split(length_B.tolist())
+                chosen[field.name] = torch.cat([pieces[row] for row in rows])
+        return Batch(**chosen)
+
+    def with_(self, **changes: Tensor) -> "Batch":
+        """A copy with some fields set."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Padded rollouts that go through a model at once. Row i is rollout `index_B[i]` of the batch it was cut from."""
+
+    index_B: Tensor
+    part: Batch  # these rollouts, ragged
+    token_BL: Tensor  # right-padded: causal attention then needs no mask
+    predicts_BL: Tensor  # bool, True where the next token is a response token; there logits and values are read
+    next_token_R: Tensor  # the response tokens, in the order of predicts_BL's True entries
+    mask_BT: Tensor
+
+    def pad(self, x_R: Tensor) -> Tensor:
+        """Flat response tokens -> `x_BT`, 0 in the padding; keeps the gradient."""
+        return torch.zeros(self.mask_BT.shape, dtype=x_R.dtype, device=x_R.device).masked_scatter(self.mask_BT, x_R)
+
+    def padded(self, name: str) -> Tensor:
+        """Field `name` of `part`, such as `advantage_R`, as BT on this micro-batch's device."""
+        x_R = getattr(self.part, name)
+        assert x_R is not None, f"the batch has no {name} yet"
+        return self.pad(x_R.to(self.mask_BT.device))

@@ -1,0 +1,94 @@
+"""The running-sums task: its arithmetic, its verifier, and the truth of every step of a response.
+
+A problem is `7-3+5+9`: start at the first number, add and subtract, keep the last digit (the total modulo 10). A response is one of
+
+    direct     A8
+    steps      7-3=4;4+5=9;9+9=8;A8
+    checked    7-3=4.;4+5=9.;9+9=9?8;A8          after each result: `.` fine, or `?` and another result
+
+One character is one token, so a character's index in the response is its token's index.
+"""
+
+import re
+from dataclasses import dataclass
+
+from vapo.types import Status, Verdict
+
+MODULUS = 10
+_ANSWER = re.compile(r"A(\d)")
+_STEP = re.compile(r"(\d)([+-])(\d)=(\d)(?:\.|\?(\d))?")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One written step. `right` compares the first result with the truth given the number before it and the problem's operand."""
+
+    result_index: int  # token index of the first result
+    right: bool
+    repaired: bool  # wrong at first, but the result after `?` is the true one
+
+
+def apply(total: int, operator: str, operand: int) -> int:
+    """The next running total, 0 to 9."""
+    return (total + operand if operator == "+" else total - operand) % MODULUS
+
+
+def parse_problem(problem: str) -> tuple[int, list[tuple[str, int]]]:
+    """`"7-3+5"` -> `(7, [("-", 3), ("+", 5)])`.
+
+    >>> parse_problem("7-3+5")
+    (7, [('-', 3), ('+', 5)])
+    """
+    if not re.fullmatch(r"\d([+-]\d)+", problem):
+        raise ValueError(f"not a running-sums problem: {problem!r}; expected digits joined by + and -, as in 7-3+5")
+    return int(problem[0]), [(problem[i], int(problem[i + 1])) for i in range(1, len(problem), 2)]
+
+
+def answer(problem: str) -> int:
+    """The last digit of the sum.
+
+    >>> answer("7-3+5+9")
+    8
+    """
+    total, operations = parse_problem(problem)
+    for operator, operand in operations:
+        total = apply(total, operator, operand)
+    return total
+
+
+class SumsVerifier:
+    """Exact match of the one answer. No answer, two answers, or anything after the answer is NO_ANSWER, never an error."""
+
+    def __call__(self, response: str, reference: str) -> Verdict:
+        match = _ANSWER.fullmatch(response, response.index("A")) if response.count("A") == 1 else None
+        if match is None:
+            return Verdict(Status.NO_ANSWER)
+        return Verdict(Status.CORRECT if match[1] == reference else Status.WRONG, match[1])
+
+
+def trace(problem: str, response: str) -> list[Step]:
+    """The truth of each written step, in order; reading stops at the first thing that is not a step.
+
+    A result is right if it follows from the total before it and the problem's next operand. So an error made early does not
+    make later steps wrong, but copying the total or the operand wrongly does.
+
+    >>> trace("7-3+5+9", "7-3=4;4+5=8?9;9+9=7;A7")
+    [Step(result_index=4, right=True, repaired=False), Step(result_index=10, right=False, repaired=True), \
+Step(result_index=18, right=False, repaired=False)]
+    """
+    total, operations = parse_problem(problem)
+    steps, position = [], 0
+    for operator, operand in operations:
+        match = _STEP.match(response, position)
+        if match is None:
+            break
+        truth = apply(total, operator, operand)
+        first, second = int(match[4]), match[5]
+        right = first == truth
+        steps.append(Step(match.start(4), right, repaired=not right and second is not None and int(second) == truth))
+        total = first if second is None else int(second)
+        position = match.end()
+        if response[position : position + 1] != ";":
+            break
+        position += 1
+    return steps

@@ -1,0 +1,155 @@
+import random
+import re
+
+import pytest
+
+from vapo.data.sums import NoisySolver, make_problem, mini_aime, problem_at
+from vapo.types import Status
+from vapo.verifiers.sums import SumsVerifier, answer, trace
+
+SOLUTIONS = 4000
+
+
+def status(problem, solution):
+    return SumsVerifier()(solution, str(answer(problem))).status
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Problems of 6 operands and their noisy solutions by the default solver."""
+    rng, solver = random.Random(0), NoisySolver()
+    problems = [make_problem(rng, 6) for _ in range(SOLUTIONS)]
+    return [(problem, solver.solve(rng, problem)) for problem in problems]
+
+
+@pytest.fixture(scope="module")
+def steps(corpus):
+    """Each written step as (checked, hard, right, doubted, written - truth modulo 10)."""
+    found = []
+    for problem, solution in corpus:
+        for (total, operator, operand, result, check), step in zip(
+            re.findall(r"(\d)([+-])(\d)=(\d)([.?]?)", solution), trace(problem, solution), strict=True
+        ):
+            exact = int(total) + int(operator + operand)
+            assert step.right == (int(result) == exact % 10)
+            found.append((check != "", not 0 <= exact <= 9, step.right, check == "?", (int(result) - exact) % 10))
+    return found
+
+
+def assert_rate(outcomes, rate):
+    """Within 4 standard errors."""
+    outcomes = list(outcomes)
+    assert len(outcomes) > 500
+    assert sum(outcomes) / len(outcomes) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / len(outcomes)) ** 0.5)
+
+
+@pytest.mark.parametrize("operands", [2, 3, 9])
+def test_make_problem_has_its_operands(operands):
+    problems = [make_problem(random.Random(seed), operands) for seed in range(300)]
+    assert all(re.fullmatch(rf"\d([+-][1-9]){{{operands - 1}}}", problem) for problem in problems)
+    assert {problem[0] for problem in problems} == set("0123456789")
+    assert {problem[1:3] for problem in problems} == {operator + digit for operator in "+-" for digit in "123456789"}
+
+
+def test_make_problem_needs_two_operands():
+    with pytest.raises(ValueError, match="min_operands"):
+        make_problem(random.Random(0), 1)
+
+
+def test_noisy_solver_writes_its_three_styles_in_their_shares(corpus):
+    solutions = [solution for _, solution in corpus]
+    direct = [bool(re.fullmatch(r"A\d", solution)) for solution in solutions]
+    plain = [bool(re.fullmatch(r"(\d[+-]\d=\d;){5}A\d", solution)) for solution in solutions]
+    checked = [bool(re.fullmatch(r"(\d[+-]\d=\d(\.|\?\d);){5}A\d", solution)) for solution in solutions]
+    assert_rate(direct, 0.4)
+    assert_rate(checked, 0.3)
+    assert_rate(plain, 0.3)
+    assert all(sum(styles) == 1 for styles in zip(direct, plain, checked, strict=True))
+
+
+def test_noisy_solver_guesses_directly(corpus):
+    assert_rate((status(*pair) is Status.CORRECT for pair in corpus if pair[1][0] == "A"), 0.1)
+
+
+def test_noisy_solver_slips_on_hard_steps_only_and_by_one(steps):
+    assert_rate((not right for _, hard, right, _, _ in steps if hard), 0.4)
+    assert all(right for _, hard, right, _, _ in steps if not hard)
+    assert {difference for _, _, right, _, difference in steps if not right} == {1}
+
+
+def test_noisy_solver_detects_slips_and_raises_false_alarms(steps):
+    assert_rate((doubted for checked, _, right, doubted, _ in steps if checked and not right), 0.8)
+    assert_rate((doubted for checked, _, right, doubted, _ in steps if checked and right), 0.02)
+
+
+def test_noisy_solver_repairs_what_it_detects(corpus):
+    findings = [
+        step for problem, solution in corpus for step in trace(problem, solution) if solution[step.result_index + 1] == "?"
+    ]
+    assert all(step.right or step.repaired for step in findings)
+    assert {step.right for step in findings} == {True, False}
+
+
+def test_noisy_solver_is_correct_unless_a_slip_is_left(corpus):
+    for problem, solution in corpus:
+        if solution[0] != "A":
+            clean = all(step.right or step.repaired for step in trace(problem, solution))
+            left = sum(not (step.right or step.repaired) for step in trace(problem, solution)) % 10
+            assert (status(problem, solution) is Status.CORRECT) == clean == (left == 0)
+
+
+@pytest.mark.parametrize("solver", [NoisySolver(0.0, 0.5, slip_rate=0.0), NoisySolver(0.0, 1.0, detect_rate=1.0)])
+def test_noisy_solver_is_correct_without_slips_or_with_perfect_checks(solver):
+    rng = random.Random(0)
+    for _ in range(300):
+        problem = make_problem(rng, rng.randint(2, 12))
+        assert status(problem, solver.solve(rng, problem)) is Status.CORRECT
+
+
+def test_noisy_solver_is_seeded():
+    solver, problem = NoisySolver(), "7-3+5+9-8+6"
+    solutions = [[solver.solve(random.Random(seed), problem) for seed in range(20)] for _ in range(2)]
+    assert solutions[0] == solutions[1]
+    assert len(set(solutions[0])) > 5
+
+
+@pytest.mark.parametrize(("low", "high", "harder"), [(2, 9, 6), (4, 8, 6), (2, 2, 2), (12, 12, 12)])
+def test_mini_aime_has_30_different_problems_of_the_harder_half(low, high, harder):
+    problems = mini_aime(low, high)
+    assert len(problems) == len(set(problems)) == 30
+    lengths = {(len(problem) + 1) // 2 for problem in problems}
+    assert lengths == set(range(harder, high + 1))
+
+
+def test_mini_aime_is_always_the_same():
+    random.seed(1)
+    first = mini_aime(4, 8)
+    mini_aime.cache_clear()
+    random.seed(2)
+    assert mini_aime(4, 8) == first
+    assert first[:3] == ("2-4-5+8-7+5-9", "3-3+7+6-8+3", "6-6+6-7-4-4+1")  # published scores are of these problems
+
+
+def test_problem_at_covers_the_range():
+    problems = [problem_at(index, 0, 3, 6) for index in range(300)]
+    assert {(len(problem) + 1) // 2 for problem in problems} == {3, 4, 5, 6}
+    assert len(set(problems)) > 280
+
+
+@pytest.mark.parametrize("start", [0, 17, 250])
+@pytest.mark.parametrize(("low", "high"), [(3, 6), (2, 2)])  # with 2 operands every sixth draw is held out
+def test_problem_at_needs_no_history_to_continue(low, high, start):
+    whole = [problem_at(index, 5, low, high) for index in range(300)]
+    random.seed(start)
+    assert [problem_at(index, 5, low, high) for index in range(start, 300)] == whole[start:]
+
+
+def test_problem_at_depends_on_seed_and_index():
+    streams = [{problem_at(index, seed, 4, 8) for index in range(50)} for seed in (0, 1)]
+    assert len(streams[0] | streams[1]) == 100
+
+
+def test_problem_at_never_gives_a_mini_aime_problem():
+    problems = {problem_at(index, 0, 2, 2) for index in range(2000)}
+    assert not problems & set(mini_aime(2, 2))
+    assert len(problems) == 10 * 2 * 9 - 30  # and every other problem of 2 operands

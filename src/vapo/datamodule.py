@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vapo.data.prompts import PromptSource
 from vapo.types import Prompt
@@ -41,6 +41,8 @@ class PromptDataModule(LightningDataModule):
             seed: order of the prompts.
         """
         super().__init__()
+        if group_size < 1:
+            raise ValueError(f"algorithm.group_size is {group_size}; set it to 1 (no groups) or more")
         if rollouts_per_step < 1 or rollouts_per_step % group_size != 0:
             raise ValueError(
                 f"data.rollouts_per_step is {rollouts_per_step}, not a multiple of algorithm.group_size {group_size}; "
@@ -73,7 +75,7 @@ class PromptDataModule(LightningDataModule):
         self.cursor = state_dict["cursor"]
 
 
-class _Prompts:
+class _Prompts(Dataset[Prompt]):
     """Index -> prompt, as a map-style dataset."""
 
     def __init__(self, datamodule: PromptDataModule) -> None:

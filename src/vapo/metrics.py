@@ -41,7 +41,7 @@ MEANS = (
     "advantage/abs_mean",
     "engine/logprob_gap_mean",
 )
-EXPLAINED_VARIANCES = ("critic/explained_variance",) + tuple(f"critic/explained_variance_decile_{i}" for i in range(10))
+EXPLAINED_VARIANCES = ("critic/explained_variance", *(f"critic/explained_variance_decile_{i}" for i in range(10)))
 GAUGES = (
     "actor/learning_rate",
     "critic/learning_rate",

@@ -1,14 +1,14 @@
 """VAPO's loop. Read `training_step`: collect, annotate, credit, improve, report; `vapo.algorithms` holds the equations it calls."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import ActorCritic
@@ -39,8 +39,8 @@ class RLModule(LightningModule):
         sampling: SamplingParams,
         actor_optimizer: Callable[..., Optimizer],
         critic_optimizer: Callable[..., Optimizer],
-        actor_schedule: Callable[[Optimizer], LRScheduler],
-        critic_schedule: Callable[[Optimizer], LRScheduler],
+        actor_schedule: Callable[[Optimizer], LambdaLR],
+        critic_schedule: Callable[[Optimizer], LambdaLR],
         policy_steps: int,
         minibatch_rollouts: int,
         microbatch_tokens: int,
@@ -117,8 +117,7 @@ class RLModule(LightningModule):
 
     def improve(self, batch: Batch) -> None:
         """Updates critic, then actor, on each minibatch; only the critic while the actor is frozen (technique 1)."""
-        optimizers, schedules = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        assert isinstance(optimizers, list) and isinstance(schedules, list)
+        optimizers, schedules = self.raw_optimizers, cast(list[LambdaLR], self.lr_schedulers())
         for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
             for index_B in self.minibatches(len(batch), epoch):
                 minibatch = batch.select(index_B)
@@ -144,7 +143,7 @@ class RLModule(LightningModule):
         self.record(self.metrics.flush())
         self.trainer.datamodule.consume(self.trainer.datamodule.prompts_per_step)  # type: ignore[attr-defined]
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; so it counts RL steps, and max_steps means them
+        progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; now it, and max_steps, count RL steps
         progress.increment_completed()
         self.trainer.should_stop = self.trainer.should_stop or self.policy_step >= self.policy_steps
 
@@ -195,6 +194,11 @@ class RLModule(LightningModule):
     def networks(self) -> tuple[Actor, Critic]:
         assert self.actor is not None and self.critic is not None, "configure_model has not run"
         return self.actor, self.critic
+
+    @property
+    def raw_optimizers(self) -> list[Optimizer]:
+        """Actor's, critic's; without Lightning's wrappers, which would count their steps."""
+        return cast(list[Optimizer], self.optimizers(use_pl_optimizer=False))
 
     @property
     def world_size(self) -> int:
@@ -261,9 +265,7 @@ class RLModule(LightningModule):
     def configure_optimizers(self) -> Any:
         # actor first, critic second: the order is the key under which checkpoints keep them
         configured = []
-        for network, make_optimizer, make_schedule in zip(
-            self.networks, self.make_optimizers, self.make_schedules, strict=True
-        ):
+        for network, make_optimizer, make_schedule in zip(self.networks, self.make_optimizers, self.make_schedules, strict=True):
             optimizer = make_optimizer(network.parameters())
             configured.append({"optimizer": optimizer, "lr_scheduler": make_schedule(optimizer)})
         return tuple(configured)
@@ -281,8 +283,10 @@ class RLModule(LightningModule):
         for name, value in saved.items():
             setattr(self, name, value)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+    def on_train_start(self) -> None:
+        self.trainer.should_stop = self.policy_step >= self.policy_steps  # a finished run, resumed
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._random_state is not None:  # only here: making the loader's iterator draws a random number
             restore_random_state(self._random_state)
             self._random_state = None
-        return -1 if self.policy_step >= self.policy_steps else None  # a finished run, resumed

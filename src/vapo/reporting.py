@@ -1,4 +1,4 @@
-"""What a finished step says about its rollouts, its critic and its credit: everything logged that is not a by-product of the updates."""
+"""What a finished step says about its rollouts, its critic and its credit: all that is logged but by-products of the updates."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def report_batch(module: RLModule, rollouts: list[Rollout], batch: Batch) -> Non
     metrics.gauge("clock/policy_step", module.policy_step)
     metrics.gauge("clock/actor_updates", module.actor_updates)
     metrics.gauge("clock/critic_updates", module.critic_updates)
-    for name, optimizer in zip(("actor", "critic"), module.optimizers(use_pl_optimizer=False), strict=True):  # type: ignore[arg-type]
+    for name, optimizer in zip(("actor", "critic"), module.raw_optimizers, strict=True):
         metrics.gauge(f"{name}/learning_rate", optimizer.param_groups[0]["lr"])

@@ -11,6 +11,7 @@ Every type is a frozen dataclass; whatever trains lives in `module.py`.
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,7 +126,7 @@ class Batch:
     def select(self, index_B: Tensor) -> "Batch":
         """The rollouts `index_B`, in that order."""
         rows = index_B.tolist()
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None or field.name.endswith("_B"):

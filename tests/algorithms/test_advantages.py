@@ -101,9 +101,7 @@ def test_gae_has_no_gradient(draw, mask_BT):
     ("length", "lam"), [(20, 0), (50, 0.6), (100, 0.8), (200, 0.9), (400, 0.95), (1000, 0.98), (4096, 0.9951), (20480, 0.99902)]
 )
 def test_length_adaptive_lambda_has_the_values_of_the_paper(length, lam):
-    assert length_adaptive_lambda(torch.tensor([length]), 0.05).item() == pytest.approx(
-        lam, abs=1e-5 if length <= 1000 else 5e-5
-    )
+    assert length_adaptive_lambda(torch.tensor([length]), 0.05).item() == pytest.approx(lam, abs=1e-5 if length <= 1000 else 5e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.5])

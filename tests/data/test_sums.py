@@ -83,9 +83,7 @@ def test_noisy_solver_detects_slips_and_raises_false_alarms(steps):
 
 
 def test_noisy_solver_repairs_what_it_detects(corpus):
-    findings = [
-        step for problem, solution in corpus for step in trace(problem, solution) if solution[step.result_index + 1] == "?"
-    ]
+    findings = [step for problem, solution in corpus for step in trace(problem, solution) if solution[step.result_index + 1] == "?"]
     assert all(step.right or step.repaired for step in findings)
     assert {step.right for step in findings} == {True, False}
 

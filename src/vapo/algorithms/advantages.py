@@ -32,7 +32,8 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, lam: float | Tenso
 
     It runs over the unmasked tokens only, as if the others were cut out: a masked slot inside a response (a tool's output)
     passes the next token's value and advantage through. After the last token V and A are 0, also when the response was cut
-    at its length limit (vapo.md A5). The value target is `gae(..., lam=critic's) + value`; with lambda 1 it is the Monte-Carlo return.
+    at its length limit (vapo.md A5). The value target is `gae(..., lam=critic's) + value`, with lambda 1
+    the Monte-Carlo return.
 
     Args:
         reward_BT: reward of each token.
@@ -42,10 +43,11 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, lam: float | Tenso
         gamma: discount in [0, 1]; 1 throughout the paper.
 
     Returns:
-        advantage_BT, 0 in masked slots, no gradient.
+        advantage_BT, 0 in masked slots, no gradient, at least float32.
     """
-    reward_BT, value_BT = masked_fill(reward_BT, mask_BT).detach(), masked_fill(value_BT, mask_BT).detach()
-    lam_B = torch.as_tensor(lam, dtype=value_BT.dtype, device=value_BT.device).expand(value_BT.shape[0])
+    dtype = torch.promote_types(value_BT.dtype, torch.float)  # bfloat16 would round lambda to 1
+    reward_BT, value_BT = reward_BT.detach().to(dtype), masked_fill(value_BT, mask_BT).detach().to(dtype)
+    lam_B = torch.as_tensor(lam, dtype=dtype, device=value_BT.device).expand(value_BT.shape[0])
     next_value_B = torch.zeros_like(lam_B)
     next_advantage_B = torch.zeros_like(lam_B)
     advantage_BT = torch.zeros_like(value_BT)

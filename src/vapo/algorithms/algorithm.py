@@ -34,7 +34,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient:
-    """What every algorithm here shares: outcome rewards, a clipped surrogate, its reduction, and the LM loss on correct responses."""
+    """What every algorithm here shares: outcome rewards, a clipped surrogate, its reduction, an LM loss on correct responses."""
 
     group_size: int = 1  # G, responses per prompt (technique 7)
     clip_low: float = 0.2  # epsilon_low
@@ -61,9 +61,7 @@ class PolicyGradient:
             self.loss_aggregation in ("token", "sequence"),
             f"algorithm.loss_aggregation is {self.loss_aggregation!r}; set it to token or sequence",
         )
-        _require(
-            self.positive_lm_coef >= 0, f"algorithm.positive_lm_coef is {self.positive_lm_coef}; set it to 0 (off) or more"
-        )
+        _require(self.positive_lm_coef >= 0, f"algorithm.positive_lm_coef is {self.positive_lm_coef}; set it to 0 (off) or more")
         _require(
             self.overlong_buffer == 0 or 0 < self.overlong_buffer <= (self.max_response_tokens or 0),
             f"algorithm.overlong_buffer is {self.overlong_buffer} tokens with max_response_tokens {self.max_response_tokens}; "
@@ -140,7 +138,7 @@ class ActorCritic(PolicyGradient):
         alpha = self.length_adaptive_alpha
         _require(
             alpha is None or alpha > 0,
-            f"algorithm.length_adaptive_alpha is {alpha}; set it above 0 (the paper's is 0.05), or to null for a fixed actor_lambda",
+            f"algorithm.length_adaptive_alpha is {alpha}; set it above 0, the paper's is 0.05, or to null for a fixed actor_lambda",
         )
         _require(
             self.clip_value is None or self.clip_value > 0,

@@ -33,5 +33,4 @@ def clip_indicators(log_ratio_BT: Tensor, advantage_BT: Tensor, clip_low: float,
 
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy of each token's distribution in nats, 0 to log V; computed in float32."""
-    logprob_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    return -(logprob_NV.exp() * logprob_NV).sum(-1)
+    return torch.special.entr(torch.softmax(logits_NV.float(), dim=-1)).sum(-1)

@@ -27,7 +27,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def maj_at_k(answer_K: Sequence[str | None], correct_K: Sequence[bool]) -> float:
-    """Is the most frequent answer correct? Samples without an answer do not vote; a tie counts by the share of correct among the tied.
+    """Is the most frequent answer correct? Samples without an answer do not vote; a tie scores the share of correct answers in it.
 
     >>> maj_at_k(["3", "3", "4"], [True, True, False]), maj_at_k(["3", "4", None], [True, False, False])
     (1.0, 0.5)

@@ -17,5 +17,9 @@ def group_fractions(correct_B: Tensor, group_B: Tensor) -> dict[str, float]:
     groups = int(group_B.max()) + 1
     size_P = torch.zeros(groups).index_add_(0, group_B, torch.ones_like(group_B, dtype=torch.float))
     correct_P = torch.zeros(groups).index_add_(0, group_B, correct_B.float())
-    wrong, right = (correct_P == 0).float().mean().item(), (correct_P == size_P).float().mean().item()
-    return {"frac_all_wrong": wrong, "frac_mixed": 1.0 - wrong - right, "frac_all_correct": right}
+    kinds = {
+        "frac_all_wrong": correct_P == 0,
+        "frac_mixed": (correct_P > 0) & (correct_P < size_P),
+        "frac_all_correct": correct_P == size_P,
+    }
+    return {name: kind_P.double().mean().item() for name, kind_P in kinds.items()}

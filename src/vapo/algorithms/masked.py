@@ -55,8 +55,9 @@ def masked_whiten(
 
     Sums are taken in float64, in two passes, so that a large mean costs no precision. One token alone becomes 0.
     """
-    count, total = sum_over_ranks(torch.stack([mask_BT.sum().double(), masked_fill(x_BT, mask_BT).double().sum()]))
-    mean = total / count.clamp(min=1)
-    square = sum_over_ranks(masked_fill((x_BT.double() - mean) ** 2, mask_BT).sum()[None])[0]
+    filled_BT = masked_fill(x_BT, mask_BT).double()
+    count, total = sum_over_ranks(torch.stack([mask_BT.sum().double(), filled_BT.sum()]))
+    centred_BT = masked_fill(filled_BT - total / count.clamp(min=1), mask_BT)
+    square = sum_over_ranks((centred_BT**2).sum()[None])[0]
     variance = square / (count - 1).clamp(min=1)
-    return masked_fill((x_BT.double() - mean) / (variance + epsilon).sqrt(), mask_BT).to(x_BT.dtype)
+    return (centred_BT / (variance + epsilon).sqrt()).to(x_BT.dtype)

@@ -8,9 +8,7 @@ from torch import Tensor
 from vapo.algorithms.masked import local_sum, masked_fill
 
 
-def value_loss(
-    value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None = None, clip_value: float | None = None
-) -> Tensor:
+def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None = None, clip_value: float | None = None) -> Tensor:
     """Half the squared error, per token (VAPO section 2; vapo.md A20).
 
         1/2 (V - target)^2,    or with clipping    1/2 max((V - target)^2, (clip(V, V_old +- clip_value) - target)^2)

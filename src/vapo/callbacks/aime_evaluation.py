@@ -8,9 +8,7 @@ from vapo.algorithms import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 from vapo.module import RLModule
 from vapo.types import Rollout, SamplingParams
 
-EVALUATION_STEP = (
-    -1
-)  # keys the sampling seeds: the same random numbers at every evaluation, so that differences are the policy's
+EVALUATION_STEP = -1  # keys the sampling seeds: the same random numbers at every evaluation, so that differences are the policy's
 
 
 def scores(rollouts: list[Rollout], k: int) -> dict[str, float]:
@@ -51,11 +49,7 @@ class AIMEEvaluation(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
         step, last = pl_module.policy_step, pl_module.policy_step >= pl_module.policy_steps
-        if (
-            pl_module.batch is not None
-            and pl_module.batch.old_logprob_R is not None
-            and (step % self.every_n_steps == 0 or last)
-        ):
+        if pl_module.batch is not None and pl_module.batch.old_logprob_R is not None and (step % self.every_n_steps == 0 or last):
             self._evaluate(trainer, pl_module)
 
     def _evaluate(self, trainer: Trainer, module: RLModule) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsCSV(Logger):
-    """Lightning's own CSVLogger starts a new file when a run is resumed, and loses columns that appear late; this one does neither."""
+    """Lightning's own CSVLogger starts a new file when a run is resumed; this one goes on with the old."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -44,13 +44,17 @@ class MetricsCSV(Logger):
                     self._rows[int(row["rl_step"])] = {k: v for k, v in row.items() if v == v and k != "rl_step"}
         self._rows.setdefault(step, {}).update(metrics)
         frame = pd.DataFrame([{"rl_step": step, **row} for step, row in sorted(self._rows.items())])
-        partial = self.path.with_suffix(".partial")
-        frame.to_csv(partial, index=False, float_format="%.9g")
-        partial.replace(self.path)
+        _write(frame, self.path)
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    frame.to_csv(partial, index=False)
+    partial.replace(path)
 
 
 def trim(path: Path, rl_step: int) -> None:
     """Removes the rows after `rl_step`: a resumed run will make them again."""
     if path.exists():
         frame = pd.read_csv(path)
-        frame[frame["rl_step"] <= rl_step].to_csv(path, index=False, float_format="%.9g")
+        _write(frame[frame["rl_step"] <= rl_step], path)

@@ -110,7 +110,7 @@ class ValuePretraining(Callback):
         state = {
             "key": self.key,
             "critic": module.networks[1].state_dict(),
-            "optimizer": module.optimizers(use_pl_optimizer=False)[1].state_dict(),  # type: ignore[index]
+            "optimizer": module.raw_optimizers[1].state_dict(),
             "schedule": module.lr_schedulers()[1].state_dict(),  # type: ignore[index]
         }
         partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
@@ -127,7 +127,7 @@ class ValuePretraining(Callback):
                 "set callbacks.value_pretraining.critic_file to another path, or to null"
             )
         module.networks[1].load_state_dict(state["critic"])
-        module.optimizers(use_pl_optimizer=False)[1].load_state_dict(state["optimizer"])  # type: ignore[index]
+        module.raw_optimizers[1].load_state_dict(state["optimizer"])
         module.lr_schedulers()[1].load_state_dict(state["schedule"])  # type: ignore[index]
 
     def state_dict(self) -> dict[str, Any]:

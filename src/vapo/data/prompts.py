@@ -39,9 +39,7 @@ class SumsPrompts:
         if "{problem}" not in template:
             raise ValueError(f"data template is {template!r}; set data.source.template to a text that contains {{problem}}")
         if not 2 <= min_operands <= max_operands:
-            raise ValueError(
-                f"data operands range from {min_operands} to {max_operands}; set 2 <= min_operands <= max_operands"
-            )
+            raise ValueError(f"data operands range from {min_operands} to {max_operands}; set 2 <= min_operands <= max_operands")
         self.tokenizer, self.template = tokenizer, template
         self.min_operands, self.max_operands = min_operands, max_operands
 

@@ -30,17 +30,23 @@ def mini_aime(min_operands: int, max_operands: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class NoisySolver:
-    """Writes solutions as the pretraining corpus has them: three styles, slips, and checks that repair most slips.
+    """Writes solutions as the pretraining corpus has them: three styles, slips, and checks that repair some slips.
 
-    Only steps that cross ten (a carry or a borrow) are hard. A slip writes the true digit plus one, so each hard entry of the
-    addition table has one tempting wrong answer; that keeps slips alive under top-p 0.7 sampling, where thinly spread noise would vanish.
+    Only steps that cross ten (a carry or a borrow) with an operand from 7 on are hard. A slip writes the true digit plus one, so
+    each hard entry of the addition table has one tempting wrong answer. Slips and their detection happen with probability 0.4 to
+    0.6, growing with the operand: noise spread thinly over all digits would vanish under top-p 0.7 sampling, and with one
+    rate for all, a small shift of the policy would carry it over that threshold at once.
     """
 
-    direct_share: float = 0.4  # of solutions that only guess
-    checked_share: float = 0.3  # of solutions that check each step; the rest writes unchecked steps
-    slip_rate: float = 0.4  # of hard steps
-    detect_rate: float = 0.8  # of slips that a check sees; it then writes the true result
+    direct_share: float = 0.35  # of solutions that only guess
+    checked_share: float = 0.35  # of solutions that check each step; the rest writes unchecked steps
     false_alarm_rate: float = 0.02  # of right results that a check doubts; it then repeats them
+
+    @staticmethod
+    def slip_rate(total: int, operator: str, operand: int) -> float:
+        """Probability of a slip in this step, and of its detection by a check; 0 if the step is easy."""
+        raw = total + operand if operator == "+" else total - operand
+        return (operand - 3) / 10 if operand >= 7 and not 0 <= raw < MODULUS else 0.0
 
     def solve(self, rng: random.Random, problem: str) -> str:
         """One sampled solution, without EOS."""
@@ -51,14 +57,13 @@ class NoisySolver:
         total, operations = parse_problem(problem)
         text = ""
         for operator, operand in operations:
-            truth = apply(total, operator, operand)
-            hard = not 0 <= (total + operand if operator == "+" else total - operand) < MODULUS
-            slipped = hard and rng.random() < self.slip_rate
+            truth, rate = apply(total, operator, operand), self.slip_rate(total, operator, operand)
+            slipped = rng.random() < rate
             written = (truth + 1) % MODULUS if slipped else truth
             text += f"{total}{operator}{operand}={written}"
             total = written
             if checked:
-                doubts = rng.random() < (self.detect_rate if slipped else self.false_alarm_rate)
+                doubts = rng.random() < (rate if slipped else self.false_alarm_rate)
                 text += f"?{truth}" if doubts else "."
                 total = truth if doubts else written
             text += ";"

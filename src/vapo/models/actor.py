@@ -20,9 +20,7 @@ def check_model_path(path: str, setting: str) -> None:
     if folder.is_dir() and not (folder / "config.json").exists():
         raise FileNotFoundError(f"no config.json in {path}: set {setting} to a folder with a Hugging Face model")
     if not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") != 1):
-        raise FileNotFoundError(
-            f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name"
-        )
+        raise FileNotFoundError(f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name")
 
 
 class Actor(nn.Module):

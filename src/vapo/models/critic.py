@@ -31,10 +31,11 @@ class Critic(nn.Module):
             raise ValueError(f"critic head_init is {head_init!r}; set model.critic.head_init to one of {', '.join(HEAD_INITS)}")
         check_model_path(path, "model.critic.path")
         if head_init == "reward_model":
-            architectures = AutoConfig.from_pretrained(path).architectures or []
-            if not any("SequenceClassification" in name for name in architectures):
+            config = AutoConfig.from_pretrained(path)
+            architectures = config.architectures or []
+            if config.num_labels != 1 or not any("SequenceClassification" in name for name in architectures):
                 raise ValueError(
-                    f"{path} is {architectures}, not a sequence-classification reward model: "
+                    f"{path} is {architectures} with {config.num_labels} labels, not a sequence-classification reward model with one: "
                     "set model.critic.path to one, or model.critic.head_init to zero"
                 )
             reward_model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=getattr(torch, dtype))

@@ -44,7 +44,7 @@ def collect(
     rollouts = []
     for i, completion in enumerate(engine.generate(requests, sampling)):
         prompt = prompts[i // group_size]
-        text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        text = str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
         verdict = verifier(text, prompt.reference) if completion.finished else Verdict(Status.NO_ANSWER)
         rollouts.append(Rollout(prompt, i // group_size, completion, text, verdict))
     return rollouts

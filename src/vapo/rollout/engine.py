@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from vapo.types import Completion, Request, SamplingParams
 
@@ -13,7 +13,7 @@ class Engine(Protocol):
 
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load
 
-    def load_weights(self, language_model: nn.Module, version: int) -> None:
+    def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
         """Generate with exactly these weights from now on."""
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Completion]:

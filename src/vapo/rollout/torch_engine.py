@@ -8,52 +8,13 @@ leave the batch when enough of them have.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from transformers import Cache, CacheLayerMixin
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
 
 COMPACT_BELOW = 0.8  # drop finished rows when fewer than this share of rows is live: a copy of the cache, so not at every step
-
-
-class _BufferedLayer(CacheLayerMixin):
-    """Keys and values of one layer, `(B, heads, capacity, head_dim)`, filled up to `length`; attention sees the filled part."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity, self.length = capacity, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, size = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, size)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        end = self.length + key_states.shape[2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def select_rows(self, row_B: Tensor) -> None:
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(len(row_B), *old.shape[1:])
-            new[:, :, : self.length] = old[row_B, :, : self.length]
-            setattr(self, name, new)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.capacity
 
 
 def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -94,16 +55,14 @@ class TorchEngine:
             max_batch: most responses decoded at once; bounds the memory of the cache.
         """
         if not eos_token_ids:
-            raise ValueError(
-                "the model names no EOS token, so no response could end; set eos_token_id in its generation config"
-            )
+            raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
         if max_batch < 1:
             raise ValueError(f"rollout.engine.max_batch is {max_batch}; set it to 1 or more responses")
         self.eos_token_ids, self.max_batch = tuple(eos_token_ids), max_batch
         self.weights_version = -1
-        self.language_model: nn.Module | None = None
+        self.language_model: PreTrainedModel | None = None
 
-    def load_weights(self, language_model: nn.Module, version: int) -> None:
+    def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
         self.language_model, self.weights_version = language_model, version
 
     @torch.no_grad()
@@ -149,8 +108,7 @@ class TorchEngine:
             if left < COMPACT_BELOW * len(live_B):
                 row_B = keep_B.nonzero()[:, 0]
                 live_B, token_B, position_B, mask_BL = live_B[row_B], token_B[row_B], position_B[row_B], mask_BL[row_B]
-                for layer in cache.layers:
-                    layer.select_rows(row_B)
+                cache.select_rows(row_B)
             filled = cache.get_seq_length() + 1
             logits_BV = model(
                 input_ids=token_B[:, None],
@@ -169,8 +127,8 @@ class TorchEngine:
         ]
 
     def _read_prompts(
-        self, model: nn.Module, requests: Sequence[Request], sampling: SamplingParams
-    ) -> tuple[Tensor, Cache, Tensor, Tensor]:
+        self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams
+    ) -> tuple[Tensor, BufferedCache, Tensor, Tensor]:
         """Reads each distinct prompt once, then gives every request its copy of the cache.
 
         Returns:
@@ -188,7 +146,7 @@ class TorchEngine:
         position_PL = (mask_PL[:, :width].long().cumsum(-1) - 1).clamp(min=0)
         causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
         diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding sees itself: a row of no keys is NaN
-        cache = Cache(layers=[_BufferedLayer(width + sampling.max_new_tokens) for _ in range(model.config.num_hidden_layers)])
+        cache = BufferedCache(model.config.num_hidden_layers, width + sampling.max_new_tokens)
         logits_PV = model(
             input_ids=token_PL,
             attention_mask=((mask_PL[:, None, :width] & causal) | diagonal)[:, None],
@@ -198,6 +156,5 @@ class TorchEngine:
             logits_to_keep=1,
         ).logits[:, -1]
         row_B = torch.tensor([distinct[r.prompt_ids] for r in requests], device=model.device)
-        for layer in cache.layers:
-            layer.select_rows(row_B)
+        cache.select_rows(row_B)
         return logits_PV[row_B], cache, mask_PL[row_B], position_PL[row_B, -1] + 1

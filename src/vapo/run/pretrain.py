@@ -1,8 +1,8 @@
 """Makes the mini models: a base policy that learned noisy solutions, and an outcome reward model of its rollouts.
 
 The base model is trained by plain supervised learning on what `NoisySolver` writes, on problems that grow from two operands to
-the full range. The reward model starts from it and learns +1 / -1 at the last token of the base policy's rollouts, nowhere else: as a value
-function it is biased on every earlier token, which is the situation the papers start a critic from (vapo.md A14).
+the full range. The reward model starts from it and learns +1 / -1 at the last token of the base policy's rollouts, nowhere else:
+as a value function it is biased on every earlier token, which is what the papers start a critic from (vapo.md A14).
 """
 
 import random
@@ -97,9 +97,7 @@ def pretrain_base(
     """
     rng = random.Random(f"pretrain/{seed}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1.0, (i + 1) / 100, 0.01 + (steps - i) / (0.6 * steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 100, 0.01 + (steps - i) / (0.6 * steps)))
     started = time.time()
     for step in range(steps):
         grown = min(1.0, step / (curriculum * steps))
@@ -155,9 +153,7 @@ def train_reward_model(
             optimizer.zero_grad()
             part, total = batch.select(index_B), 0.0
             for micro in micro_batches(part, 16384):
-                score_B = model(input_ids=micro.token_BL, attention_mask=(micro.token_BL != 0).long(), use_cache=False).logits[
-                    :, 0
-                ]
+                score_B = model(input_ids=micro.token_BL, attention_mask=(micro.token_BL != 0).long(), use_cache=False).logits[:, 0]
                 loss = ((score_B - reward_B[index_B][micro.index_B]) ** 2).sum() / len(part)
                 loss.backward()
                 total += loss.item()

@@ -35,9 +35,7 @@ def train(config: DictConfig) -> dict[str, float]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data)
     module: RLModule = instantiate(config.module)
-    callbacks: list[Callback] = [
-        instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None
-    ]
+    callbacks: list[Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)

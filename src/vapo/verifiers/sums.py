@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from vapo.types import Status, Verdict
 
 MODULUS = 10
-_ANSWER = re.compile(r"A(\d)")
-_STEP = re.compile(r"(\d)([+-])(\d)=(\d)(?:\.|\?(\d))?")
+_ANSWER = re.compile(r"A([0-9])")
+_STEP = re.compile(r"([0-9])([+-])([0-9])=([0-9])(?:\.|\?([0-9]))?")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def parse_problem(problem: str) -> tuple[int, list[tuple[str, int]]]:
     >>> parse_problem("7-3+5")
     (7, [('-', 3), ('+', 5)])
     """
-    if not re.fullmatch(r"\d([+-]\d)+", problem):
+    if not re.fullmatch(r"[0-9]([+-][0-9])+", problem):
         raise ValueError(f"not a running-sums problem: {problem!r}; expected digits joined by + and -, as in 7-3+5")
     return int(problem[0]), [(problem[i], int(problem[i + 1])) for i in range(1, len(problem), 2)]
 

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from vapo.rollout.collate import collate, micro_batches
+
+BUDGETS = [1, 11, 20, 24, 33, 1000]
+
+
+def pieces(rollouts):
+    return [(list(r.prompt.token_ids), list(r.completion.token_ids)) for r in rollouts]
+
+
+def read_back(batch):
+    """Rollouts' tokens, read out of the flat tensor with plain indices."""
+    found, start = [], 0
+    for p, r in zip(batch.prompt_length_B.tolist(), batch.response_length_B.tolist(), strict=True):
+        found.append((batch.token_N[start : start + p].tolist(), batch.token_N[start + p : start + p + r].tolist()))
+        start += p + r
+    assert start == len(batch.token_N)
+    return found
+
+
+def test_collate_joins_rollouts_in_order(rollouts):
+    batch = collate(rollouts)
+    assert len(batch) == 8
+    assert read_back(batch) == pieces(rollouts)
+    assert batch.group_B.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert batch.correct_B.tolist() == [True, False, False, True, False, False, True, True]
+    assert batch.truncated_B.tolist() == [False, False, True, False, False, False, False, False]
+    expected = [logprob for rollout in rollouts for logprob in rollout.completion.logprobs]
+    assert batch.sampler_logprob_R.tolist() == pytest.approx(expected)
+    assert batch.value_R is batch.advantage_R is batch.old_logprob_R is batch.target_R is None
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_micro_batches_cover_each_rollout_once_longest_first(annotated, budget):
+    micros = list(micro_batches(annotated, budget))
+    indices = [row for micro in micros for row in micro.index_B.tolist()]
+    length_B = (annotated.prompt_length_B + annotated.response_length_B).tolist()
+    assert sorted(indices) == list(range(8))
+    assert [length_B[row] for row in indices] == sorted(length_B, reverse=True)
+    for micro in micros:
+        assert micro.token_BL.numel() <= budget or len(micro.index_B) == 1
+        assert micro.token_BL.shape[1] == max(length_B[row] for row in micro.index_B.tolist())
+
+
+def test_micro_batches_are_as_few_as_the_budget_allows(annotated):
+    sizes = [len(micro.index_B) for micro in micro_batches(annotated, 24)]  # lengths 13 10 10 8 5 5 4 3
+    assert sizes == [1, 2, 3, 2]
+    assert len(list(micro_batches(annotated, 8 * 13))) == 1
+
+
+def test_a_rollout_longer_than_the_budget_goes_alone(annotated):
+    first, second, *_ = micro_batches(annotated, 10)
+    assert first.index_B.tolist() == [5]
+    assert first.token_BL.shape == (1, 13)
+    assert second.index_B.tolist() == [2]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_micro_batch_is_the_rollouts_right_padded(annotated, rollouts, budget):
+    expected = pieces(rollouts)
+    for micro in micro_batches(annotated, budget):
+        for i, row in enumerate(micro.index_B.tolist()):
+            prompt, response = expected[row]
+            padding = [0] * (micro.token_BL.shape[1] - len(prompt) - len(response))
+            assert micro.token_BL[i].tolist() == prompt + response + padding
+            predicts = [False] * (len(prompt) - 1) + [True] * len(response) + [False] + [False] * len(padding)
+            assert micro.predicts_BL[i].tolist() == predicts
+            assert micro.mask_BT[i].tolist() == [t < len(response) for t in range(micro.mask_BT.shape[1])]
+        chosen = [expected[row][1] for row in micro.index_B.tolist()]
+        assert micro.next_token_R.tolist() == [token for response in chosen for token in response]
+        assert micro.token_BL.roll(-1, 1)[micro.predicts_BL].tolist() == micro.next_token_R.tolist()
+
+
+def test_a_micro_batch_carries_the_fields_of_its_rollouts(annotated):
+    value_BT = annotated.pad(annotated.value_R)
+    for micro in micro_batches(annotated, 20):
+        width = micro.mask_BT.shape[1]
+        assert torch.equal(micro.padded("value_R"), value_BT[micro.index_B, :width])
+        assert torch.equal(micro.part.correct_B, annotated.correct_B[micro.index_B])
+        assert torch.equal(micro.part.group_B, annotated.group_B[micro.index_B])
+
+
+def test_equal_lengths_keep_their_order(rollouts):
+    batch = collate([rollouts[6]] * 5)
+    assert [micro.index_B.tolist() for micro in micro_batches(batch, 10)] == [[0, 1], [2, 3], [4]]

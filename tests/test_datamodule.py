@@ -1,0 +1,114 @@
+from itertools import islice
+
+import pytest
+from lightning import LightningDataModule
+
+from vapo.data.prompts import SumsPrompts
+from vapo.datamodule import PromptDataModule
+from vapo.types import Prompt
+from vapo.verifiers.sums import SumsVerifier
+
+
+class NamedSource:
+    """Prompts that say which stream and place they are from."""
+
+    benchmark_name = "named"
+
+    def prompt(self, index, seed):
+        return Prompt(index, f"{seed}/{index}", "0", (1,))
+
+    def benchmark(self):
+        return [Prompt(0, "benchmark", "0", (1,))]
+
+    def describe(self):
+        return {}
+
+
+def make(rollouts_per_step=8, group_size=2, source=None, seed=5):
+    return PromptDataModule(source or NamedSource(), SumsVerifier(), rollouts_per_step, group_size, seed)
+
+
+def batches(datamodule, count):
+    return [[prompt.index for prompt in batch] for batch in islice(datamodule.train_dataloader(), count)]
+
+
+@pytest.mark.parametrize(
+    ("rollouts_per_step", "group_size", "remedy"), [(40, 16, "32"), (3, 16, "16"), (0, 4, "4"), (-8, 4, "4"), (7, 2, "8")]
+)
+def test_rollouts_that_do_not_fill_groups_say_what_to_set(rollouts_per_step, group_size, remedy):
+    message = rf"rollouts_per_step is {rollouts_per_step}, .*group_size {group_size}; set it to {remedy}, or"
+    with pytest.raises(ValueError, match=message):
+        make(rollouts_per_step, group_size)
+
+
+@pytest.mark.parametrize(("group_size", "prompts"), [(1, 8), (2, 4), (8, 1)])
+def test_prompts_per_step_times_group_size_is_the_rollouts(group_size, prompts):
+    datamodule = make(8, group_size)
+    assert datamodule.prompts_per_step == prompts
+    assert batches(datamodule, 3) == [list(range(i * prompts, (i + 1) * prompts)) for i in range(3)]
+
+
+def test_batches_are_prompts_of_the_seeds_stream():
+    batch = next(iter(make(seed=7).train_dataloader()))
+    assert batch == [Prompt(i, f"7/{i}", "0", (1,)) for i in range(4)]
+
+
+def test_a_restored_cursor_continues_exactly():
+    first = make()
+    seen = batches(first, 3)
+    for _ in seen:
+        first.consume(first.prompts_per_step)
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert seen + batches(second, 2) == batches(make(), 5)
+
+
+def test_prompts_fetched_but_not_consumed_come_again():
+    first = make()
+    assert batches(first, 3)[-1] == [8, 9, 10, 11]
+    first.consume(first.prompts_per_step)  # one finished step, two batches prefetched
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert batches(second, 1) == [[4, 5, 6, 7]]
+    assert batches(first, 1) == [[4, 5, 6, 7]]
+
+
+def test_consuming_does_not_disturb_an_open_loader():
+    datamodule = make()
+    stream = iter(datamodule.train_dataloader())
+    seen = []
+    for _ in range(3):
+        seen.append([prompt.index for prompt in next(stream)])
+        datamodule.consume(4)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert datamodule.state_dict() == {"cursor": 12}
+
+
+def test_lightning_keeps_the_cursor():
+    assert "state_dict" in PromptDataModule.__dict__ and "load_state_dict" in PromptDataModule.__dict__
+    assert isinstance(make(), LightningDataModule)
+    assert len(make().train_dataloader()) >= 10**9  # no epoch ends
+
+
+def test_held_out_prompts_are_another_stream_and_always_the_same():
+    datamodule = make()
+    held_out = datamodule.held_out(6)
+    training = {prompt.text for batch in islice(datamodule.train_dataloader(), 50) for prompt in batch}
+    assert len({prompt.text for prompt in held_out}) == 6
+    assert not training & {prompt.text for prompt in held_out}
+    datamodule.consume(40)
+    assert datamodule.held_out(6) == held_out == make().held_out(6)
+    assert datamodule.held_out(3) == held_out[:3]
+
+
+def test_held_out_sums_share_no_problem_with_training_or_the_benchmark(tokenizer):
+    datamodule = make(source=SumsPrompts(tokenizer, "{problem}:", 12, 28))
+    held_out = {prompt.text for prompt in datamodule.held_out(100)}
+    training = {prompt.text for batch in islice(datamodule.train_dataloader(), 100) for prompt in batch}
+    benchmark = {prompt.text for prompt in datamodule.benchmark()}
+    assert len(held_out) == 100 and len(training) == 400
+    assert not held_out & training and not benchmark & (training | held_out)
+
+
+def test_the_benchmark_is_the_sources():
+    assert [prompt.text for prompt in make().benchmark()] == ["benchmark"]

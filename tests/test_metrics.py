@@ -1,0 +1,125 @@
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vapo.algorithms import ActorCritic, explained_variance_sums
+from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, ExplainedVariance, PhaseClock, Ratio, StepMetrics
+from vapo.module import RLModule
+from vapo.reporting import report_batch
+
+
+def test_ratio_adds_sums_and_counts():
+    ratio = Ratio()
+    for total, count in [(3.0, 2), (torch.tensor(5.0), 6), (0.0, 0)]:
+        ratio.update(total, count)
+    assert ratio.compute().item() == 1.0
+    ratio.reset()
+    ratio.update(0.0, 0)
+    assert ratio.compute().isnan()
+
+
+def test_ratio_is_added_in_float64():
+    ratio = Ratio()
+    for total in [1e9] + [1.0] * 1000:
+        ratio.update(total, 1)
+    assert ratio.compute().item() == (1e9 + 1000) / 1001
+
+
+def test_a_mean_does_not_depend_on_the_parts():
+    metrics, rng = StepMetrics(), random.Random(0)
+    parts = [[rng.random() for _ in range(n)] for n in (1, 7, 2, 30)]
+    for part in parts:
+        metrics.mean("reward/mean", torch.tensor(part, dtype=torch.float64, requires_grad=True).sum(), len(part))
+    metrics.mean("actor/grad_norm", 3.0)
+    metrics.mean("actor/grad_norm", 5.0)
+    everything = [x for part in parts for x in part]
+    assert metrics.flush() == {"reward/mean": pytest.approx(sum(everything) / len(everything)), "actor/grad_norm": 4.0}
+
+
+def test_flush_starts_anew():
+    metrics = StepMetrics()
+    metrics.mean("reward/mean", 4.0, 2)
+    metrics.gauge("clock/rl_step", 3)
+    metrics.explained_variance("critic/explained_variance", torch.tensor([2.0, 0.0, 2.0, 0.0, 0.0]))
+    assert metrics.flush() == {"reward/mean": 2.0, "clock/rl_step": 3, "critic/explained_variance": 1.0}
+    assert metrics.flush() == {}
+    metrics.mean("reward/mean", 1.0, 1)
+    assert metrics.flush() == {"reward/mean": 1.0}
+
+
+def test_what_saw_nothing_is_left_out():
+    metrics = StepMetrics()
+    metrics.mean("response/length_correct_mean", 0.0, 0)  # no correct response in this step
+    metrics.mean("response/accuracy", 0.0, 4)
+    assert metrics.flush() == {"response/accuracy": 0.0}
+
+
+def test_explained_variance_of_parts_is_that_of_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    value_R, return_R = torch.randn(2, 40, generator=generator, dtype=torch.float64)
+    return_R += value_R
+    mask_R, metric = torch.ones(40, dtype=torch.bool), ExplainedVariance()
+    for part in (slice(0, 3), slice(3, 4), slice(4, 40)):
+        metric.update(explained_variance_sums(value_R[part], return_R[part], mask_R[part]))
+
+    def variance(x_R):
+        mean = sum(x_R.tolist()) / 40
+        return sum((x - mean) ** 2 for x in x_R.tolist()) / 40
+
+    assert metric.compute().item() == pytest.approx(1 - variance(return_R - value_R) / variance(return_R))
+
+
+def test_an_undeclared_name_is_an_error():
+    with pytest.raises(KeyError):
+        StepMetrics().mean("reward/typo", 1.0)
+    with pytest.raises(KeyError):
+        StepMetrics().explained_variance("critic/typo", torch.zeros(5))
+    with pytest.raises(AssertionError, match="clock/typo"):
+        StepMetrics().gauge("clock/typo", 1.0)
+
+
+def test_names_are_area_and_quantity_and_declared_once():
+    names = [*MEANS, *EXPLAINED_VARIANCES, *GAUGES]
+    assert len(set(names)) == len(names)
+    assert all(name.count("/") == 1 and name == name.lower() for name in names)
+
+
+def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
+    """Runs the code that fills the metrics on stand-ins for networks and optimizers."""
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 1e-3}], step=lambda: None, zero_grad=lambda: None)
+    module = SimpleNamespace(
+        algorithm=ActorCritic(loss_aggregation="token", positive_lm_coef=0.1),
+        metrics=StepMetrics(),
+        networks=(
+            lambda micro, temperature: (micro.part.old_logprob_R * weight, torch.ones(len(micro.next_token_R))),
+            lambda micro: micro.part.value_R * weight,
+        ),
+        raw_optimizers=[optimizer, optimizer],
+        sampling=SimpleNamespace(temperature=1.0),
+        sum_over_ranks=lambda x: x,
+        microbatch_tokens=40,
+        device="cpu",
+        max_grad_norm=1.0,
+        _backward=lambda loss: loss.backward(),
+        **dict.fromkeys(("rl_step", "policy_step", "actor_updates", "critic_updates"), 1),
+    )
+    RLModule.backward_critic(module, annotated)
+    RLModule.backward_actor(module, annotated)
+    for name in ("actor", "critic"):
+        RLModule._step(module, SimpleNamespace(parameters=lambda: [weight]), optimizer, name)
+    report_batch(module, rollouts, annotated)
+    assert set(module.metrics.flush()) == {*MEANS, *EXPLAINED_VARIANCES, *GAUGES}
+
+
+def test_the_clock_adds_up_phases_even_when_they_fail():
+    clock = PhaseClock()
+    with clock.phase("rollout", tokens=3):
+        pass
+    before = clock.seconds["rollout"]
+    with pytest.raises(RuntimeError), clock.phase("rollout", tokens=4):
+        raise RuntimeError
+    assert clock.tokens == {"rollout": 7}
+    assert clock.seconds["rollout"] > before > 0

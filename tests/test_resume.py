@@ -1,0 +1,100 @@
+"""A run that was killed and resumed equals the uninterrupted run bit for bit."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.runs import metrics, resume, run
+from vapo.callbacks.aime_evaluation import AIMEEvaluation
+from vapo.callbacks.rl_checkpoint import RLCheckpoint
+from vapo.module import RLModule
+
+SETTINGS = ("at_scale.value_pretraining_steps=2", "module.policy_steps=3", "callbacks.rl_checkpoint.every_n_steps=2")
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing may catch it and tidy up."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder, *SETTINGS)
+    return folder
+
+
+def assert_equal_runs(folder: Path, other: Path) -> None:
+    pd.testing.assert_frame_equal(metrics(folder), metrics(other), check_exact=True)
+    a, b = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (folder, other))
+    for name, weight in a["state_dict"].items():
+        assert torch.equal(weight, b["state_dict"][name]), name
+    for mine, theirs in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        for key, state in mine["state"].items():
+            assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(theirs["state"][key][n])) for n, v in state.items())
+    assert a["vapo"].keys() == b["vapo"].keys() and a["lr_schedulers"] == b["lr_schedulers"]
+    assert {k: v for k, v in a["vapo"].items() if k != "random_state"} == {k: v for k, v in b["vapo"].items() if k != "random_state"}
+    assert torch.equal(a["vapo"]["random_state"]["torch"], b["vapo"]["random_state"]["torch"])
+    assert a["PromptDataModule"] == b["PromptDataModule"] and a["callbacks"] == b["callbacks"]
+    for path in sorted((folder / "rollouts").glob("*.parquet")):
+        pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(other / "rollouts" / path.name), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "rl_step"),
+    [
+        (RLModule, "collect", 1),  # value pretraining, before the first checkpoint
+        (RLModule, "improve", 2),  # first policy step, right after a checkpoint
+        (RLModule, "backward_actor", 3),  # between the updates of one step
+        (AIMEEvaluation, "_evaluate", 4),  # during evaluation: the step itself is logged, its scores are not
+        (RLCheckpoint, "_save", 4),  # everything of the step is logged, its checkpoint is missing
+    ],
+)
+def test_kill_and_resume(
+    owner: type, method: str, rl_step: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(owner, method)
+
+    def killing(self: object, *args: object) -> object:
+        module = next((a for a in (self, *args) if isinstance(a, RLModule)), None)
+        assert module is not None
+        if module.rl_step == rl_step:
+            raise Killed
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, killing)
+        with pytest.raises(Killed):
+            run(tmp_path, *SETTINGS)
+    resume(tmp_path)
+    assert_equal_runs(uninterrupted, tmp_path)
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path, *SETTINGS, "module.policy_steps=2")
+    before = metrics(tmp_path)
+    resume(tmp_path)
+    pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+    resume(tmp_path, "module.policy_steps=3")
+    assert_equal_runs(uninterrupted, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "PromptDataModule", "state_dict"])
+def test_every_part_of_a_checkpoint_matters(part: str, uninterrupted: Path, tmp_path: Path) -> None:
+    """The comparison can fail: without any one part the resumed run differs."""
+    run(tmp_path, *SETTINGS, "module.policy_steps=2")
+    path = (tmp_path / "checkpoints" / "last.ckpt").resolve()
+    state = torch.load(path, weights_only=True)
+    if part == "optimizer_states":
+        state[part] = [{"state": {}, "param_groups": s["param_groups"]} for s in state[part]]
+    elif part == "lr_schedulers":
+        state[part][0]["_last_lr"] = [0.0]
+        state["optimizer_states"][0]["param_groups"][0]["lr"] = 0.0
+    elif part == "PromptDataModule":
+        state[part] = {"cursor": 0}
+    else:
+        state[part] = {name: weight + 1e-3 for name, weight in state[part].items()}
+    torch.save(state, path)
+    resume(tmp_path, "module.policy_steps=3")
+    assert not metrics(tmp_path).equals(metrics(uninterrupted))

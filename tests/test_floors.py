@@ -11,7 +11,16 @@ FLOORS = [  # our packages, then the libraries let in
     ["vapo.types", "vapo.algorithms", "torch"],
     ["vapo.models", "vapo.verifiers", "transformers", "tokenizers", "safetensors"],
     ["vapo.rollout", "vapo.data", "vllm", "datasets"],
-    ["vapo.datamodule", "vapo.module", "vapo.metrics", "vapo.reporting", "vapo.run_state", "lightning", "torchmetrics"],
+    [
+        "vapo.datamodule",
+        "vapo.module",
+        "vapo.metrics",
+        "vapo.reporting",
+        "vapo.run_state",
+        "vapo.networks",
+        "lightning",
+        "torchmetrics",
+    ],
     ["vapo.callbacks", "vapo.analysis", "wandb", "matplotlib", "pandas", "rich", "pyarrow"],
     ["vapo.run", "hydra", "omegaconf"],
 ]

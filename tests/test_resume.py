@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-
 from tests.runs import metrics, resume, run
+
 from vapo.callbacks.aime_evaluation import AIMEEvaluation
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.module import RLModule
@@ -34,7 +34,9 @@ def assert_equal_runs(folder: Path, other: Path) -> None:
         for key, state in mine["state"].items():
             assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(theirs["state"][key][n])) for n, v in state.items())
     assert a["vapo"].keys() == b["vapo"].keys() and a["lr_schedulers"] == b["lr_schedulers"]
-    assert {k: v for k, v in a["vapo"].items() if k != "random_state"} == {k: v for k, v in b["vapo"].items() if k != "random_state"}
+    assert {k: v for k, v in a["vapo"].items() if k != "random_state"} == {
+        k: v for k, v in b["vapo"].items() if k != "random_state"
+    }
     assert torch.equal(a["vapo"]["random_state"]["torch"], b["vapo"]["random_state"]["torch"])
     assert a["PromptDataModule"] == b["PromptDataModule"] and a["callbacks"] == b["callbacks"]
     for path in sorted((folder / "rollouts").glob("*.parquet")):

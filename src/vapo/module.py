@@ -1,12 +1,10 @@
 """VAPO's loop. Read `training_step`: collect, annotate, credit, improve, report; `vapo.algorithms` holds the equations it calls."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
-import torch.distributed as dist
-from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
@@ -15,15 +13,15 @@ from vapo.algorithms import ActorCritic
 from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
+from vapo.networks import ActorCriticNetworks
 from vapo.reporting import report_batch
 from vapo.rollout.collate import collate, micro_batches
 from vapo.rollout.collect import collect
 from vapo.rollout.engine import Engine
-from vapo.run_state import random_state, restore_random_state
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
 
-class RLModule(LightningModule):
+class RLModule(ActorCriticNetworks):
     """Actor and critic under manual optimization. Its clock is the RL step: one batch of prompts, several updates of each network.
 
     Networks and engine are built in `configure_model`, which Lightning calls where their parameters belong.
@@ -58,38 +56,24 @@ class RLModule(LightningModule):
             max_grad_norm: gradients of each network are scaled down to this norm; None for no clipping.
             seed: of sampling and minibatch order.
         """
-        super().__init__()
-        self.automatic_optimization = False
+        optimizers = (actor_optimizer, critic_optimizer, actor_schedule, critic_schedule)
+        super().__init__(actor, critic, engine, *optimizers, max_grad_norm)
         counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
-        for name, value in {
-            **counts,
-            "value_pretraining_epochs": value_pretraining_epochs,
-            "policy_steps": policy_steps,
-        }.items():
+        for name, value in {**counts, "value_pretraining_epochs": value_pretraining_epochs, "policy_steps": policy_steps}.items():
             if value < 1:
                 raise ValueError(f"module.{name} is {value}; set it to 1 or more")
-        if max_grad_norm is not None and max_grad_norm <= 0:
-            raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
         if sampling.temperature == 0:
             raise ValueError(
                 "rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0"
             )
         self.algorithm, self.sampling, self.tokenizer = algorithm, sampling, tokenizer
-        self.make_actor, self.make_critic, self.make_engine = actor, critic, engine
-        self.make_optimizers = (actor_optimizer, critic_optimizer)
-        self.make_schedules = (actor_schedule, critic_schedule)
         self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
-        self.epochs, self.value_pretraining_epochs, self.max_grad_norm = epochs, value_pretraining_epochs, max_grad_norm
-        self.seed = seed
-        self.actor: Actor | None = None
-        self.critic: Critic | None = None
+        self.epochs, self.value_pretraining_epochs, self.seed = epochs, value_pretraining_epochs, seed
         self.actor_frozen = False  # set by the ValuePretraining callback
-        self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = 0  # finished ones
         self.metrics, self.clock = StepMetrics(), PhaseClock()
         self.rollouts: list[Rollout] = []  # of the last step, for callbacks
         self.batch: Batch | None = None
         self.latest: dict[str, float] = {}  # newest value of every metric, for people
-        self._random_state: dict[str, Any] | None = None
 
     # --- one step of the algorithm -----------------------------------------------------------------------------------
 
@@ -117,23 +101,23 @@ class RLModule(LightningModule):
 
     def improve(self, batch: Batch) -> None:
         """Updates critic, then actor, on each minibatch; only the critic while the actor is frozen (technique 1)."""
-        optimizers, schedules = self.raw_optimizers, cast(list[LambdaLR], self.lr_schedulers())
+        actor_schedule, critic_schedule = cast(list[LambdaLR], self.lr_schedulers())
         for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
             for index_B in self.minibatches(len(batch), epoch):
                 minibatch = batch.select(index_B)
                 with self.clock.phase("critic_update", len(minibatch.token_N)):
                     self.backward_critic(minibatch)
-                    self._step(self.networks[1], optimizers[1], "critic")
+                    self.metrics.mean("critic/grad_norm", self.apply_gradient("critic"))
                     self.critic_updates += 1
                 if not self.actor_frozen:
                     with self.clock.phase("actor_update", len(minibatch.token_N)):
                         self.backward_actor(minibatch)
-                        self._step(self.networks[0], optimizers[0], "actor")
+                        self.metrics.mean("actor/grad_norm", self.apply_gradient("actor"))
                         self.actor_updates += 1
-        schedules[1].step()
+        critic_schedule.step()
         self.rl_step += 1
         if not self.actor_frozen:
-            schedules[0].step()
+            actor_schedule.step()
             self.policy_step += 1
 
     def report(self, rollouts: list[Rollout], batch: Batch) -> None:
@@ -154,7 +138,7 @@ class RLModule(LightningModule):
         total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
         for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
             loss = self.algorithm.critic_loss(self.networks[1](micro), micro, total)
-            self._backward(loss)
+            self.manual_backward(loss)
             self.metrics.mean("critic/value_loss", loss, 0)
         self.metrics.mean("critic/value_loss", 0.0, 1)
 
@@ -164,7 +148,7 @@ class RLModule(LightningModule):
         for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
             logprob_R, entropy_R = self.networks[0](micro, self.sampling.temperature)
             loss, watched = self.algorithm.actor_loss(logprob_R, micro, total)
-            self._backward(loss)
+            self.manual_backward(loss)
             for name in ("clip_fraction_low", "clip_fraction_high", "kl_k1", "kl_k3"):
                 self.metrics.mean(f"actor/{name}", watched[name], len(logprob_R))
             self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
@@ -173,42 +157,7 @@ class RLModule(LightningModule):
         self.metrics.mean("actor/surrogate_loss", 0.0, 1)
         self.metrics.mean("actor/positive_nll", 0.0, 1)
 
-    def _backward(self, loss: Tensor) -> None:
-        # DDP and FSDP average gradients over ranks, but losses already divide by counts over all ranks
-        self.manual_backward(loss * self.world_size)
-
-    def _step(self, network: nn.Module, optimizer: Optimizer, name: str) -> None:
-        norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm or float("inf"))
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"the {name}'s gradient norm is {norm.item()} in RL step {self.rl_step + 1}: lower module.{name}_optimizer.lr; "
-                "the last checkpoint is from before it"
-            )
-        optimizer.step()
-        optimizer.zero_grad()
-        self.metrics.mean(f"{name}/grad_norm", norm)
-
     # --- pieces --------------------------------------------------------------------------------------------------------
-
-    @property
-    def networks(self) -> tuple[Actor, Critic]:
-        assert self.actor is not None and self.critic is not None, "configure_model has not run"
-        return self.actor, self.critic
-
-    @property
-    def raw_optimizers(self) -> list[Optimizer]:
-        """Actor's, critic's; without Lightning's wrappers, which would count their steps."""
-        return cast(list[Optimizer], self.optimizers(use_pl_optimizer=False))
-
-    @property
-    def world_size(self) -> int:
-        return dist.get_world_size() if dist.is_initialized() else 1
-
-    def sum_over_ranks(self, x: Tensor) -> Tensor:
-        if dist.is_initialized():
-            x = x.to(self.device)
-            dist.all_reduce(x)
-        return x
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int, phase: str
@@ -256,37 +205,5 @@ class RLModule(LightningModule):
                 f"{rollouts_per_step}; set it to a divisor, so that every update sees as many rollouts"
             )
 
-    def configure_model(self) -> None:
-        if self.actor is None:
-            self.actor, self.critic = self.make_actor().train(), self.make_critic().train()
-            eos = self.actor.language_model.generation_config.eos_token_id  # type: ignore[union-attr]
-            self.engine = self.make_engine(eos_token_ids=[eos] if isinstance(eos, int) else eos)
-
-    def configure_optimizers(self) -> Any:
-        # actor first, critic second: the order is the key under which checkpoints keep them
-        configured = []
-        for network, make_optimizer, make_schedule in zip(self.networks, self.make_optimizers, self.make_schedules, strict=True):
-            optimizer = make_optimizer(network.parameters())
-            configured.append({"optimizer": optimizer, "lr_scheduler": make_schedule(optimizer)})
-        return tuple(configured)
-
-    def transfer_batch_to_device(self, batch: list[Prompt], device: torch.device, dataloader_idx: int) -> list[Prompt]:
-        return batch  # prompts are plain values; the engine moves what it needs
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        counters = ("rl_step", "policy_step", "actor_updates", "critic_updates")
-        checkpoint["vapo"] = {name: getattr(self, name) for name in counters} | {"random_state": random_state()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = dict(checkpoint["vapo"])
-        self._random_state = saved.pop("random_state")
-        for name, value in saved.items():
-            setattr(self, name, value)
-
     def on_train_start(self) -> None:
         self.trainer.should_stop = self.policy_step >= self.policy_steps  # a finished run, resumed
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self._random_state is not None:  # only here: making the loader's iterator draws a random number
-            restore_random_state(self._random_state)
-            self._random_state = None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vapo.models.logprobs import chunked_logprobs
 from vapo.types import MicroBatch
@@ -21,6 +21,13 @@ def check_model_path(path: str, setting: str) -> None:
         raise FileNotFoundError(f"no config.json in {path}: set {setting} to a folder with a Hugging Face model")
     if not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") != 1):
         raise FileNotFoundError(f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the policy at `path`."""
+    check_model_path(path, "model.path")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    return tokenizer
 
 
 class Actor(nn.Module):

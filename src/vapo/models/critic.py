@@ -35,7 +35,7 @@ class Critic(nn.Module):
             architectures = config.architectures or []
             if config.num_labels != 1 or not any("SequenceClassification" in name for name in architectures):
                 raise ValueError(
-                    f"{path} is {architectures} with {config.num_labels} labels, not a sequence-classification reward model with one: "
+                    f"{path} is {architectures} with {config.num_labels} labels, not a reward model with one score: "
                     "set model.critic.path to one, or model.critic.head_init to zero"
                 )
             reward_model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=getattr(torch, dtype))

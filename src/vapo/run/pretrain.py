@@ -11,11 +11,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -26,6 +29,8 @@ from vapo.data.sums import NoisySolver, make_problem
 from vapo.rollout.collate import collate, micro_batches
 from vapo.rollout.collect import collect
 from vapo.rollout.torch_engine import TorchEngine
+from vapo.run.record import save_record
+from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
 
@@ -134,7 +139,7 @@ def train_reward_model(
     epochs: int,
     learning_rate: float,
     seed: int,
-) -> AutoModelForSequenceClassification:
+) -> PreTrainedModel:
     """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone."""
     engine = TorchEngine([tokenizer.eos_token_id])
     engine.load_weights(Qwen2ForCausalLM.from_pretrained(base), version=0)
@@ -144,7 +149,7 @@ def train_reward_model(
     batch = collate(collect(prompts, 1, engine, sampling, tokenizer, SumsVerifier(), seed, rl_step=0))
     reward_B = torch.where(batch.correct_B, 1.0, -1.0)
     print(f"reward model: {rollouts} base rollouts, {batch.correct_B.float().mean():.3f} correct", flush=True)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
@@ -162,3 +167,22 @@ def train_reward_model(
             losses.append(total)
         print(f"reward model epoch {epoch + 1}/{epochs}  squared error {sum(losses) / len(losses):.4f}", flush=True)
     return model
+
+
+def pretrain(config: DictConfig) -> None:
+    """Runs `configs/pretrain.yaml`: base model, reward model, and a record of how they were made."""
+    quiet_libraries()
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    out, source = Path(config.out), config.data.source
+    task = {"template": source.template, "min_operands": source.min_operands, "max_operands": source.max_operands}
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, **config.model)
+    pretrain_base(model, tokenizer, instantiate(config.solver), **task, **config.base, seed=config.seed)
+    reward_model_config = dict(config.reward_model)
+    model.save_pretrained(out / "base")
+    reward_model = train_reward_model(out / "base", tokenizer, **task, **reward_model_config, seed=config.seed)
+    reward_model.save_pretrained(out / "reward")
+    for name in ("base", "reward"):
+        tokenizer.save_pretrained(out / name)
+    save_record(config, out)

@@ -1,0 +1,81 @@
+"""Technique 1: the actor stands still bit for bit, the critic learns returns, and its file is only used where it fits."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tests.runs import metrics, run
+
+from vapo.callbacks.value_pretraining import fingerprint
+from vapo.module import RLModule
+from vapo.types import Batch
+
+STEPS = "at_scale.value_pretraining_steps=3"
+EXPLAINED = "value_pretraining/heldout_explained_variance"
+
+
+def test_the_actor_stands_still_and_the_critic_moves_on_monte_carlo_targets(tmp_path: Path) -> None:
+    actors: list[str] = []
+    critics: list[str] = []
+    original = RLModule.report
+
+    def watch(self: RLModule, rollouts: Any, batch: Batch) -> None:
+        original(self, rollouts, batch)
+        actors.append(fingerprint(self.networks[0]))
+        critics.append(fingerprint(self.networks[1]))
+        if self.rl_step <= 3:
+            reward_B = torch.where(batch.correct_B, 1.0, -1.0)
+            return_R = reward_B.repeat_interleave(batch.response_length_B)
+            assert batch.target_R is not None
+            torch.testing.assert_close(batch.target_R, return_R, atol=1e-5, rtol=0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RLModule, "report", watch)
+        run(tmp_path, STEPS, "algorithm.critic_lambda=0.5")  # value pretraining is Monte Carlo whatever the critic's lambda
+    assert len(set(actors[:3])) == 1 and len(set(actors)) == 3
+    assert len(set(critics)) == 5
+    frame = metrics(tmp_path)
+    assert frame["clock/actor_updates"].dropna().tolist() == [0, 0, 0, 2, 4]
+    assert frame[EXPLAINED].notna().tolist() == [False, True, True, True, False, False]
+
+
+def test_patience_ends_it_when_explained_variance_stops_rising(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        "at_scale.value_pretraining_steps=50",
+        "callbacks.value_pretraining.patience=1",
+        "callbacks.value_pretraining.min_delta=10",
+    )
+    assert metrics(tmp_path)["clock/policy_step"].dropna().tolist() == [0, 0, 1, 2]  # best at step 1, no rise at step 2
+
+
+def test_epochs_pass_several_times_over_the_frozen_rollouts(tmp_path: Path) -> None:
+    run(tmp_path, "module.value_pretraining_epochs=3", "module.epochs=2")
+    frame = metrics(tmp_path)
+    assert frame["clock/critic_updates"].dropna().tolist() == [6, 10, 14]
+    assert frame["clock/actor_updates"].dropna().tolist() == [0, 4, 8]
+
+
+def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
+    run(tmp_path / "pays", file)
+    run(tmp_path / "loads", file)
+    pays, loads = metrics(tmp_path / "pays"), metrics(tmp_path / "loads")
+    assert pays["clock/policy_step"].max() == loads["clock/policy_step"].max() == 2
+    assert loads["rl_step"].max() == pays["rl_step"].max() - 1  # no value pretraining step
+    assert loads.loc[0, EXPLAINED] == pays.loc[1, EXPLAINED]  # the same critic on the same held-out rollouts
+    for change, named in (
+        ("data.source.max_operands=6", "task"),
+        ("model.critic.head_init=zero", "critic initialisation"),
+        ("algorithm.gamma=0.9", "return"),
+    ):
+        with pytest.raises(ValueError, match=f"made with another .*{named}"):
+            run(tmp_path / named, file, change)
+
+
+def test_zero_steps_turn_it_off(tmp_path: Path) -> None:
+    run(tmp_path, "at_scale.value_pretraining_steps=0")
+    frame: pd.DataFrame = metrics(tmp_path)
+    assert frame["clock/policy_step"].dropna().tolist() == [1, 2] and EXPLAINED not in frame

@@ -1,0 +1,28 @@
+"""docs/metrics.md names every key that a run logs, and no other."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from tests.runs import run
+
+from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text()
+PHASES = ("rollout", "annotate", "critic_update", "actor_update", "evaluation", "heldout")
+
+
+def documented() -> set[str]:
+    cells = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    keys = {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)}
+    keys |= {f"critic/explained_variance_decile_{i}" for i in range(10)} | {f"speed/{p}_tokens_per_second" for p in PHASES}
+    return keys - {"_9"}
+
+
+def test_page_and_run_name_the_same_keys(tmp_path: Path) -> None:
+    run(tmp_path)
+    logged = set(pd.read_csv(tmp_path / "metrics.csv").columns) - {"rl_step"}
+    logged = {re.sub(r"^mini_aime_t1_p0.7/", "", key).replace("@2", "@k") for key in logged}
+    assert logged - documented() == set()
+    assert documented() - logged <= {"response/length_correct_mean", "response/length_wrong_mean"}  # absent when there are none
+    assert {*MEANS, *EXPLAINED_VARIANCES, *GAUGES} <= documented()

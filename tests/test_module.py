@@ -1,0 +1,147 @@
+"""The module through the real configs: gradients do not depend on the cut, and the wiring is the equations'."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from tests.runs import config_for, run
+
+from vapo.algorithms import length_adaptive_lambda
+from vapo.module import RLModule
+from vapo.rollout.collate import collate
+from vapo.rollout.collect import collect
+from vapo.types import Batch, SamplingParams
+from vapo.verifiers.sums import SumsVerifier
+
+VAPO = {
+    "length_adaptive_alpha": 0.1,
+    "critic_lambda": 1.0,
+    "clip_high": 1.0,  # wide: of a few tokens, some ratio must lie between it and plain 1.2
+    "loss_aggregation": "token",
+    "positive_lm_coef": 0.1,
+    "group_size": 4,
+}
+# name -> settings that turn one thing on or off
+ARMS: dict[str, dict[str, Any]] = {
+    "vapo": {},
+    "shared lambda": {"critic_lambda": None},
+    "fixed lambda": {"length_adaptive_alpha": None},
+    "plain clip": {"clip_high": 0.2},
+    "sequence level": {"loss_aggregation": "sequence"},
+    "no lm loss": {"positive_lm_coef": 0.0},
+    "no whitening": {"whiten_advantages": False},
+    "dual clip": {"dual_clip": 1.5},
+    "value clip": {"clip_value": 0.1},
+    "overlong": {"overlong_buffer": 64},
+}
+
+
+def build(folder: Path, **algorithm: Any) -> tuple[RLModule, Batch]:
+    """A module without a trainer on a batch of real rollouts, annotated, then moved so that ratios differ from 1."""
+    values = VAPO | algorithm
+    overrides = [f"algorithm.{k}={'null' if v is None else v}" for k, v in values.items()]
+    config = config_for(folder, "debug=fast", "threads=1", *overrides)
+    torch.manual_seed(0)
+    module: RLModule = instantiate(config.module)
+    module.configure_model()
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
+    source = instantiate(config.data.source)
+    module.engine.load_weights(module.networks[0].language_model, 0)
+    prompts = [source.prompt(i, seed=0) for i in range(4)]
+    sampling = SamplingParams(max_new_tokens=64)
+    batch = module.annotate(collect(prompts, 4, module.engine, sampling, module.tokenizer, SumsVerifier(), 0, 0))
+    batch = batch.with_(correct_B=torch.arange(16) % 3 == 0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return module, module.algorithm.credit(batch)
+
+
+def gradients(module: RLModule, batch: Batch, microbatch_tokens: int) -> list[torch.Tensor]:
+    module.microbatch_tokens = microbatch_tokens
+    module.zero_grad()
+    module.backward_critic(batch)
+    module.backward_actor(batch)
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_gradients_do_not_depend_on_micro_batches(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, batch = build(tmp_path, **ARMS[arm])
+    whole = gradients(module, batch, 10**6)
+    assert sum(g.abs().sum() for g in whole) > 0
+    width = int((batch.prompt_length_B + batch.response_length_B).max())
+    for parts in (2, 4, 8):
+        for a, b in zip(whole, gradients(module, batch, width * len(batch) // parts), strict=True):
+            assert (a - b).abs().max() < 1e-6, (arm, parts)
+
+
+@pytest.mark.parametrize("arm", [a for a in ARMS if a != "vapo"])
+def test_every_switch_changes_the_gradients(arm: str, tmp_path: Path) -> None:
+    base, changed = build(tmp_path), build(tmp_path, **ARMS[arm])
+    a, b = gradients(*base, 10**6), gradients(*changed, 10**6)
+    assert max((x - y).abs().max().item() for x, y in zip(a, b, strict=True)) > 1e-5
+
+
+def test_a_constant_critic_gives_the_advantage_known_in_closed_form(tmp_path: Path) -> None:
+    """Equation and wiring together: with V = c, only the last TD error is not 0, so A_t = lambda^(l-1-t) (R - c)."""
+    module, batch = build(tmp_path, whiten_advantages=False)
+    head = module.networks[1].head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(0.25)
+        value_R = module.per_token(batch, lambda micro: module.networks[1](micro))
+    credited = module.algorithm.credit(batch.with_(value_R=value_R))
+    advantage_BT, target_BT = credited.pad(credited.advantage_R), credited.pad(credited.target_R)  # type: ignore[arg-type]
+    for i in range(len(batch)):
+        length, reward = int(batch.response_length_B[i]), 1.0 if batch.correct_B[i] else -1.0
+        lam = float(length_adaptive_lambda(batch.response_length_B, 0.1)[i])
+        for t in range(length):
+            assert advantage_BT[i, t].item() == pytest.approx(lam ** (length - 1 - t) * (reward - 0.25), abs=1e-5)
+            assert target_BT[i, t].item() == pytest.approx(reward, abs=1e-5)
+
+
+def test_annotation_agrees_with_the_sampler_and_is_from_before_the_updates(tmp_path: Path) -> None:
+    seen: list[Batch] = []
+    original = RLModule.report
+
+    def watch(self: RLModule, rollouts: Any, batch: Batch) -> None:
+        seen.append(batch)
+        original(self, rollouts, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RLModule, "report", watch)
+        run(tmp_path)
+    frozen, *trained = seen
+    assert frozen.old_logprob_R is None and len(trained) == 2
+    for batch in trained:
+        assert batch.old_logprob_R is not None
+        assert (batch.old_logprob_R - batch.sampler_logprob_R).abs().max() < 1e-4
+
+
+def test_each_step_trains_on_its_own_rollouts_only(tmp_path: Path) -> None:
+    """The first actor update after value pretraining sees no rollout of the frozen policy."""
+    prompts: dict[int, set[bytes]] = {}
+    trained: dict[int, set[bytes]] = {}
+    collected, updated = RLModule.collect, RLModule.backward_actor
+
+    def rows(batch: Batch) -> set[bytes]:
+        return {batch.select(torch.tensor([i])).token_N.numpy().tobytes() for i in range(len(batch))}
+
+    def collecting(self: RLModule, asked: Any) -> Any:
+        rollouts = collected(self, asked)
+        prompts[self.rl_step] = rows(collate(rollouts))
+        return rollouts
+
+    def updating(self: RLModule, minibatch: Batch) -> None:
+        trained.setdefault(self.rl_step, set()).update(rows(minibatch))
+        updated(self, minibatch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RLModule, "collect", collecting)
+        patch.setattr(RLModule, "backward_actor", updating)
+        run(tmp_path)
+    assert set(trained) == {1, 2} and set(prompts) == {0, 1, 2}
+    assert all(trained[step] == prompts[step] for step in trained)

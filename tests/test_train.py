@@ -1,0 +1,130 @@
+"""The training entry: what a run leaves behind, and what bad input gets."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tests.runs import CONFIGS, metrics, resume, run
+
+from vapo.module import RLModule
+
+TRAIN = str(Path(CONFIGS).parent / "src" / "train.py")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder)
+    return folder
+
+
+def test_a_run_leaves_metrics_curves_rollouts_checkpoints_and_its_record(finished: Path) -> None:
+    assert metrics(finished)["rl_step"].tolist() == [0, 1, 2, 3]
+    assert (finished / "training_curves.png").stat().st_size > 10_000
+    assert json.loads((finished / "record.json").read_text())["versions"]["torch"].startswith("2.")
+    assert {p.name for p in (finished / "checkpoints").iterdir()} == {"step_000002.ckpt", "step_000003.ckpt", "last.ckpt"}
+    rollouts = pd.read_parquet(finished / "rollouts" / "step_000003.parquet")
+    assert len(rollouts) == 16 and rollouts["group"].tolist() == [g for g in range(4) for _ in range(4)]
+    for _, row in rollouts.iterrows():
+        assert row["length"] == len(row["token_ids"]) == len(row["values"]) == len(row["advantages"])
+        assert row["reward"] == (1.0 if row["status"] == "correct" else -1.0)
+
+
+def test_evaluation_comes_before_the_first_step_and_after_policy_steps_only(finished: Path) -> None:
+    scores = metrics(finished)["mini_aime_t1_p0.7/avg@2"]
+    assert scores.notna().tolist() == [True, False, True, True]  # step 1 is value pretraining: the policy has not moved
+
+
+def test_two_runs_with_a_seed_are_equal_and_another_seed_is_not(finished: Path, tmp_path: Path) -> None:
+    run(tmp_path / "same")
+    run(tmp_path / "other", "seed=1")
+    pd.testing.assert_frame_equal(metrics(tmp_path / "same"), metrics(finished), check_exact=True)
+    assert not metrics(tmp_path / "other").equals(metrics(finished))
+
+
+def test_global_step_counts_rl_steps_so_max_steps_means_them(tmp_path: Path) -> None:
+    run(tmp_path, "trainer.max_steps=2")
+    assert metrics(tmp_path)["rl_step"].tolist() == [0, 1, 2]
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_micro_batch_budget_changes_no_metric(finished: Path, tmp_path: Path) -> None:
+    run(tmp_path, "module.microbatch_tokens=64", "model.logits_chunk_tokens=16")
+    mine, theirs = metrics(tmp_path), metrics(finished)
+    pd.testing.assert_frame_equal(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RLModule.backward_actor
+
+    def poisoned(self: RLModule, minibatch: object) -> None:
+        original(self, minibatch)  # type: ignore[arg-type]
+        if self.policy_step == 1:
+            next(self.networks[0].parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RLModule, "backward_actor", poisoned)
+        with pytest.raises(FloatingPointError, match=r"actor's gradient norm is nan.*lower module.actor_optimizer.lr"):
+            run(tmp_path)
+    assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
+
+
+BAD_INPUT = {
+    "algorithm.length_adaptive_alpha=0": "set it above 0",
+    "algorithm.clip_high=0.1": "below clip_low",
+    "data.rollouts_per_step=18": "set it to 16, or change the group size",
+    "algorithm.group_size=0": "algorithm.group_size is 0",
+    "model.path=/nowhere/model": "set model.path to an existing folder",
+    "model.critic.path=/nowhere/model": "set model.critic.path to an existing folder",
+    "module.minibatch_rollouts=5": "does not divide",
+    "+algorithm.no_such_key=1": "no_such_key",
+    "rollout.sampling.temperature=0": "greedy rollouts explore nothing",
+    "callbacks.aime_evaluation.k=0": "1 or more",
+}
+
+
+@pytest.mark.parametrize("override", BAD_INPUT)
+def test_bad_input_gets_a_sentence_that_says_what_to_set(override: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception) as raised:
+        run(tmp_path, override)
+    error = raised.value.__cause__ or raised.value
+    assert BAD_INPUT[override] in str(error)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, TRAIN, *arguments], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("override", ["algorithm.length_adaptive_alpha=-1", "+algorithm.no_such_key=1"])
+def test_the_command_prints_one_line_and_fails(override: str, tmp_path: Path) -> None:
+    done = command("debug=fast", f"hydra.run.dir={tmp_path}", override)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == done.stderr.splitlines()[-1:]
+
+
+def test_an_unknown_key_fails(tmp_path: Path) -> None:
+    done = command("debug=fast", f"hydra.run.dir={tmp_path}", "algorithm.clip_hihg=0.3")
+    assert done.returncode != 0 and "clip_hihg" in done.stderr
+
+
+def test_a_damaged_checkpoint_names_the_remedy(finished: Path, tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").resolve().write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"is damaged .*set checkpoint to one of step_000002.ckpt"):
+        resume(tmp_path)
+    before = metrics(finished)
+    resume(tmp_path, "checkpoint=step_000002.ckpt")
+    pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+
+
+def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="set resume to the folder of a run"):
+        resume(tmp_path / "nothing")

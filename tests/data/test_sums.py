@@ -24,7 +24,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def steps(corpus):
-    """Each written step as (checked, hard, right, doubted, written - truth modulo 10)."""
+    """Each written step as (checked, operand if hard else 0, right, doubted, written - total)."""
     found = []
     for problem, solution in corpus:
         for (total, operator, operand, result, check), step in zip(
@@ -32,14 +32,15 @@ def steps(corpus):
         ):
             exact = int(total) + int(operator + operand)
             assert step.right == (int(result) == exact % 10)
-            found.append((check != "", not 0 <= exact <= 9, step.right, check == "?", (int(result) - exact) % 10))
+            hard = int(operand) if int(operand) >= 8 and not 0 <= exact <= 9 else 0
+            found.append((check != "", hard, step.right, check == "?", int(result) - int(total)))
     return found
 
 
 def assert_rate(outcomes, rate):
     """Within 4 standard errors."""
     outcomes = list(outcomes)
-    assert len(outcomes) > 500
+    assert len(outcomes) > 200
     assert sum(outcomes) / len(outcomes) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / len(outcomes)) ** 0.5)
 
 
@@ -61,8 +62,8 @@ def test_noisy_solver_writes_its_three_styles_in_their_shares(corpus):
     direct = [bool(re.fullmatch(r"A\d", solution)) for solution in solutions]
     plain = [bool(re.fullmatch(r"(\d[+-]\d=\d;){5}A\d", solution)) for solution in solutions]
     checked = [bool(re.fullmatch(r"(\d[+-]\d=\d(\.|\?\d);){5}A\d", solution)) for solution in solutions]
-    assert_rate(direct, 0.4)
-    assert_rate(checked, 0.3)
+    assert_rate(direct, 0.35)
+    assert_rate(checked, 0.35)
     assert_rate(plain, 0.3)
     assert all(sum(styles) == 1 for styles in zip(direct, plain, checked, strict=True))
 
@@ -71,14 +72,17 @@ def test_noisy_solver_guesses_directly(corpus):
     assert_rate((status(*pair) is Status.CORRECT for pair in corpus if pair[1][0] == "A"), 0.1)
 
 
-def test_noisy_solver_slips_on_hard_steps_only_and_by_one(steps):
-    assert_rate((not right for _, hard, right, _, _ in steps if hard), 0.4)
+def test_noisy_solver_slips_on_hard_steps_only_and_repeats_the_total(steps):
+    assert_rate((not right for _, hard, right, _, _ in steps if hard == 8), 0.4)
+    assert_rate((not right for _, hard, right, _, _ in steps if hard == 9), 0.5)
     assert all(right for _, hard, right, _, _ in steps if not hard)
-    assert {difference for _, _, right, _, difference in steps if not right} == {1}
+    assert {difference for _, _, right, _, difference in steps if not right} == {0}
+    assert 0 not in {difference for _, _, right, _, difference in steps if right}
 
 
 def test_noisy_solver_detects_slips_and_raises_false_alarms(steps):
-    assert_rate((doubted for checked, _, right, doubted, _ in steps if checked and not right), 0.8)
+    assert_rate((doubted for checked, hard, right, doubted, _ in steps if checked and not right and hard == 8), 0.4)
+    assert_rate((doubted for checked, hard, right, doubted, _ in steps if checked and not right and hard == 9), 0.5)
     assert_rate((doubted for checked, _, right, doubted, _ in steps if checked and right), 0.02)
 
 
@@ -92,11 +96,10 @@ def test_noisy_solver_is_correct_unless_a_slip_is_left(corpus):
     for problem, solution in corpus:
         if solution[0] != "A":
             clean = all(step.right or step.repaired for step in trace(problem, solution))
-            left = sum(not (step.right or step.repaired) for step in trace(problem, solution)) % 10
-            assert (status(problem, solution) is Status.CORRECT) == clean == (left == 0)
+            assert status(problem, solution) is Status.CORRECT or not clean
 
 
-@pytest.mark.parametrize("solver", [NoisySolver(0.0, 0.5, slip_rate=0.0), NoisySolver(0.0, 1.0, detect_rate=1.0)])
+@pytest.mark.parametrize("solver", [NoisySolver(0.0, 0.5, slip_rates={}), NoisySolver(0.0, 1.0, detect_rates={8: 1.0, 9: 1.0})])
 def test_noisy_solver_is_correct_without_slips_or_with_perfect_checks(solver):
     rng = random.Random(0)
     for _ in range(300):

@@ -1,7 +1,8 @@
 """Running sums: endless seeded problems, MiniAIME, and the noisy solutions the base model learned from."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 from vapo.verifiers.sums import MODULUS, apply, parse_problem
@@ -32,21 +33,16 @@ def mini_aime(min_operands: int, max_operands: int) -> tuple[str, ...]:
 class NoisySolver:
     """Writes solutions as the pretraining corpus has them: three styles, slips, and checks that repair some slips.
 
-    Only steps that cross ten (a carry or a borrow) with an operand from 7 on are hard. A slip writes the true digit plus one, so
-    each hard entry of the addition table has one tempting wrong answer. Slips and their detection happen with probability 0.4 to
-    0.6, growing with the operand: noise spread thinly over all digits would vanish under top-p 0.7 sampling, and with one
-    rate for all, a small shift of the policy would carry it over that threshold at once.
+    Only steps that cross ten (a carry or a borrow) with an operand of 8 or 9 are hard. A slip skips the operation: the result
+    repeats the total before it, which is never right, so an error can be seen without knowing the addition table. Slips are
+    frequent where they occur: noise spread thinly over all steps and digits would vanish under top-p 0.7 sampling.
     """
 
     direct_share: float = 0.35  # of solutions that only guess
     checked_share: float = 0.35  # of solutions that check each step; the rest writes unchecked steps
     false_alarm_rate: float = 0.02  # of right results that a check doubts; it then repeats them
-
-    @staticmethod
-    def slip_rate(total: int, operator: str, operand: int) -> float:
-        """Probability of a slip in this step, and of its detection by a check; 0 if the step is easy."""
-        raw = total + operand if operator == "+" else total - operand
-        return (operand - 3) / 10 if operand >= 7 and not 0 <= raw < MODULUS else 0.0
+    slip_rates: Mapping[int, float] = field(default_factory=lambda: {8: 0.4, 9: 0.5})  # operand -> of hard steps
+    detect_rates: Mapping[int, float] = field(default_factory=lambda: {8: 0.4, 9: 0.5})  # operand -> of slips that a check sees
 
     def solve(self, rng: random.Random, problem: str) -> str:
         """One sampled solution, without EOS."""
@@ -57,13 +53,14 @@ class NoisySolver:
         total, operations = parse_problem(problem)
         text = ""
         for operator, operand in operations:
-            truth, rate = apply(total, operator, operand), self.slip_rate(total, operator, operand)
-            slipped = rng.random() < rate
-            written = (truth + 1) % MODULUS if slipped else truth
+            truth = apply(total, operator, operand)
+            easy = 0 <= (total + operand if operator == "+" else total - operand) < MODULUS
+            slipped = not easy and rng.random() < self.slip_rates.get(operand, 0.0)
+            written = total if slipped else truth
             text += f"{total}{operator}{operand}={written}"
             total = written
             if checked:
-                doubts = rng.random() < (rate if slipped else self.false_alarm_rate)
+                doubts = rng.random() < (self.detect_rates[operand] if slipped else self.false_alarm_rate)
                 text += f"?{truth}" if doubts else "."
                 total = truth if doubts else written
             text += ";"

@@ -5,6 +5,7 @@ the full range. The reward model starts from it and learns +1 / -1 at the last t
 as a value function it is biased on every earlier token, which is what the papers start a critic from (vapo.md A14).
 """
 
+import json
 import random
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -29,7 +30,7 @@ from vapo.data.sums import NoisySolver, make_problem
 from vapo.rollout.collate import collate, micro_batches
 from vapo.rollout.collect import collect
 from vapo.rollout.torch_engine import TorchEngine
-from vapo.run.record import save_record
+from vapo.run.record import circumstances
 from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
@@ -132,7 +133,6 @@ def train_reward_model(
     base: Path,
     tokenizer: PreTrainedTokenizerFast,
     template: str,
-    min_operands: int,
     max_operands: int,
     max_new_tokens: int,
     rollouts: int,
@@ -140,10 +140,14 @@ def train_reward_model(
     learning_rate: float,
     seed: int,
 ) -> PreTrainedModel:
-    """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone."""
+    """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone.
+
+    Problems have 2 to `max_operands` operands, and the first epoch goes from short to long responses: one label for two hundred
+    tokens teaches too little to find out from it what an error looks like; a short response with one error does.
+    """
     engine = TorchEngine([tokenizer.eos_token_id])
     engine.load_weights(Qwen2ForCausalLM.from_pretrained(base), version=0)
-    source = SumsPrompts(tokenizer, template, min_operands, max_operands)
+    source = SumsPrompts(tokenizer, template, 2, max_operands)
     prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
     batch = collate(collect(prompts, 1, engine, sampling, tokenizer, SumsVerifier(), seed, rl_step=0))
@@ -151,21 +155,24 @@ def train_reward_model(
     print(f"reward model: {rollouts} base rollouts, {batch.correct_B.float().mean():.3f} correct", flush=True)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    order = torch.Generator().manual_seed(seed)
+    updates = epochs * -(-rollouts // 64)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20, 0.01 + 2 * (updates - i) / updates))
+    shuffle = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
-        losses = []
-        for index_B in torch.randperm(len(batch), generator=order).split(64):
+        order_B = batch.response_length_B.argsort(stable=True) if epoch == 0 else torch.randperm(rollouts, generator=shuffle)
+        error, spread = 0.0, reward_B.var().item()
+        for index_B in order_B.split(64):
             optimizer.zero_grad()
-            part, total = batch.select(index_B), 0.0
-            for micro in micro_batches(part, 16384):
+            part = batch.select(index_B)
+            for micro in micro_batches(part, 4096):
                 score_B = model(input_ids=micro.token_BL, attention_mask=(micro.token_BL != 0).long(), use_cache=False).logits[:, 0]
                 loss = ((score_B - reward_B[index_B][micro.index_B]) ** 2).sum() / len(part)
                 loss.backward()
-                total += loss.item()
+                error += loss.item() * len(part) / rollouts
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            losses.append(total)
-        print(f"reward model epoch {epoch + 1}/{epochs}  squared error {sum(losses) / len(losses):.4f}", flush=True)
+            schedule.step()
+        print(f"reward model epoch {epoch + 1}/{epochs}  squared error {error:.4f} of variance {spread:.4f}", flush=True)
     return model
 
 
@@ -179,10 +186,13 @@ def pretrain(config: DictConfig) -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, **config.model)
     pretrain_base(model, tokenizer, instantiate(config.solver), **task, **config.base, seed=config.seed)
-    reward_model_config = dict(config.reward_model)
     model.save_pretrained(out / "base")
-    reward_model = train_reward_model(out / "base", tokenizer, **task, **reward_model_config, seed=config.seed)
+    reward_model = train_reward_model(
+        out / "base", tokenizer, source.template, source.max_operands, **config.reward_model, seed=config.seed
+    )
     reward_model.save_pretrained(out / "reward")
     for name in ("base", "reward"):
         tokenizer.save_pretrained(out / name)
-    save_record(config, out)
+    names = ("seed", "threads", "model", "solver", "base", "reward_model")
+    settings = {name: OmegaConf.to_container(config)[name] for name in names} | {"task": task}  # type: ignore[call-overload, index]
+    (out / "record.json").write_text(json.dumps(circumstances(config.paths.root) | {"settings": settings}, indent=2))

@@ -22,16 +22,20 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
+def circumstances(root: str) -> dict[str, object]:
+    """Command, commit and versions of this process."""
+    return {
+        "command": sys.argv,
+        "commit": git_commit(Path(root)),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
 def save_record(config: DictConfig, folder: Path) -> None:
     """Writes `config.yaml`, `resolved.yaml` and `record.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
     (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    record = {
-        "command": sys.argv,
-        "commit": git_commit(Path(config.paths.root)),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    (folder / "record.json").write_text(json.dumps(record, indent=2))
+    (folder / "record.json").write_text(json.dumps(circumstances(config.paths.root), indent=2))

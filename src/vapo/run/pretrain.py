@@ -145,6 +145,7 @@ def train_reward_model(
     Problems have 2 to `max_operands` operands, and the first epoch goes from short to long responses: one label for two hundred
     tokens teaches too little to find out from it what an error looks like; a short response with one error does.
     """
+    torch.manual_seed(seed)
     engine = TorchEngine([tokenizer.eos_token_id])
     engine.load_weights(Qwen2ForCausalLM.from_pretrained(base), version=0)
     source = SumsPrompts(tokenizer, template, 2, max_operands)

@@ -11,7 +11,9 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin made runs 3 to 15 times slower
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,13 +28,15 @@ def main(config: DictConfig) -> float | None:
 
     try:
         latest = train(config)
-    except (ValueError, FileNotFoundError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
+        if config.optimized_metric is not None and config.optimized_metric not in latest:
+            raise ValueError(f"no metric {config.optimized_metric}: set optimized_metric to one of {', '.join(sorted(latest))}")
+    except (ValueError, OSError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") or HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # a launcher has to see which job failed
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         print(f"error: {cause}", file=sys.stderr)
         sys.exit(1)
-    return latest.get(config.optimized_metric) if config.optimized_metric else None
+    return latest[config.optimized_metric] if config.optimized_metric else None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def config_for(folder: Path, *overrides: str) -> DictConfig:
 
 def run(folder: Path, *overrides: str) -> dict[str, float]:
     """Trains with `experiment=vapo_full debug=fast` and `overrides`."""
-    return train(config_for(folder, "experiment=vapo_full", "debug=fast", "threads=1", *overrides))
+    return train(config_for(folder, "experiment=vapo_full", "debug=fast", "threads=1", "algorithm.group_size=4", *overrides))
 
 
 def resume(folder: Path, *overrides: str) -> dict[str, float]:

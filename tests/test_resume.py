@@ -91,8 +91,7 @@ def test_every_part_of_a_checkpoint_matters(part: str, uninterrupted: Path, tmp_
     if part == "optimizer_states":
         state[part] = [{"state": {}, "param_groups": s["param_groups"]} for s in state[part]]
     elif part == "lr_schedulers":
-        state[part][0]["_last_lr"] = [0.0]
-        state["optimizer_states"][0]["param_groups"][0]["lr"] = 0.0
+        state[part][0]["last_epoch"] = 0  # back to the warm-up
     elif part == "PromptDataModule":
         state[part] = {"cursor": 0}
     else:
@@ -100,3 +99,25 @@ def test_every_part_of_a_checkpoint_matters(part: str, uninterrupted: Path, tmp_
     torch.save(state, path)
     resume(tmp_path, "module.policy_steps=3")
     assert not metrics(tmp_path).equals(metrics(uninterrupted))
+
+
+def test_a_learning_rate_changed_on_resume_takes_effect_and_is_recorded(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path, *SETTINGS, "module.policy_steps=2")
+    resume(tmp_path, "module.policy_steps=3", "module.actor_optimizer.lr=1e-5")
+    rates = metrics(tmp_path)["actor/learning_rate"].tolist()
+    assert rates[-1] == 1e-5 and rates[-2] == metrics(uninterrupted)["actor/learning_rate"].tolist()[-2]
+    assert "lr: 1.0e-05" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_misspelt_checkpoint_touches_nothing(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = metrics(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"set checkpoint to one of step_000002\.ckpt, step_000003\.ckpt"):
+        resume(tmp_path, "checkpoint=step_3.ckpt")
+    pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+
+
+def test_a_fresh_run_does_not_overwrite_another(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ValueError, match="holds a run already: set resume="):
+        run(tmp_path)

@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_metrics_curves_rollouts_checkpoints_and_its_record(finished: Path) -> None:
     assert metrics(finished)["rl_step"].tolist() == [0, 1, 2, 3]
     assert (finished / "training_curves.png").stat().st_size > 10_000
-    assert json.loads((finished / "record.json").read_text())["versions"]["torch"].startswith("2.")
+    assert json.loads((finished / "record.json").read_text())[0]["versions"]["torch"].startswith("2.")
     assert {p.name for p in (finished / "checkpoints").iterdir()} == {"step_000002.ckpt", "step_000003.ckpt", "last.ckpt"}
     rollouts = pd.read_parquet(finished / "rollouts" / "step_000003.parquet")
     assert len(rollouts) == 16 and rollouts["group"].tolist() == [g for g in range(4) for _ in range(4)]

@@ -70,6 +70,7 @@ class RLModule(ActorCriticNetworks):
         self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
         self.epochs, self.value_pretraining_epochs, self.seed = epochs, value_pretraining_epochs, seed
         self.actor_frozen = False  # set by the ValuePretraining callback
+        self.actor_trained = False  # in the last step
         self.metrics, self.clock = StepMetrics(), PhaseClock()
         self.rollouts: list[Rollout] = []  # of the last step, for callbacks
         self.batch: Batch | None = None
@@ -86,7 +87,8 @@ class RLModule(ActorCriticNetworks):
 
     def collect(self, prompts: Sequence[Prompt]) -> list[Rollout]:
         """Group-samples responses with the current policy and verifies them."""
-        return self.sample(prompts, self.algorithm.group_size, self.sampling, self.seed, self.rl_step, "rollout")
+        group_size = self.trainer.datamodule.group_size  # type: ignore[attr-defined]
+        return self.sample(prompts, group_size, self.sampling, self.seed, self.rl_step, "rollout")
 
     @torch.no_grad()
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
@@ -116,7 +118,8 @@ class RLModule(ActorCriticNetworks):
                         self.actor_updates += 1
         critic_schedule.step()
         self.rl_step += 1
-        if not self.actor_frozen:
+        self.actor_trained = not self.actor_frozen
+        if self.actor_trained:
             actor_schedule.step()
             self.policy_step += 1
 
@@ -129,7 +132,7 @@ class RLModule(ActorCriticNetworks):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; now it, and max_steps, count RL steps
         progress.increment_completed()
-        self.trainer.should_stop = self.trainer.should_stop or self.policy_step >= self.policy_steps
+        self.trainer.should_stop = self.trainer.should_stop or self.is_last_step
 
     # --- gradients -----------------------------------------------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class RLModule(ActorCriticNetworks):
             loss = self.algorithm.critic_loss(self.networks[1](micro), micro, total)
             self.manual_backward(loss)
             self.metrics.mean("critic/value_loss", loss, 0)
-        self.metrics.mean("critic/value_loss", 0.0, 1)
+        self.metrics.mean("critic/value_loss", 0.0, 1 / self.world_size)  # each micro-batch added its share of the mean
 
     def backward_actor(self, minibatch: Batch) -> None:
         """Accumulates the actor's gradient over a whole optimiser minibatch."""
@@ -154,8 +157,8 @@ class RLModule(ActorCriticNetworks):
             self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
             self.metrics.mean("actor/surrogate_loss", watched["surrogate"], 0)
             self.metrics.mean("actor/positive_nll", watched["positive_nll"], 0)
-        self.metrics.mean("actor/surrogate_loss", 0.0, 1)
-        self.metrics.mean("actor/positive_nll", 0.0, 1)
+        self.metrics.mean("actor/surrogate_loss", 0.0, 1 / self.world_size)
+        self.metrics.mean("actor/positive_nll", 0.0, (total.positive_tokens > 0) / self.world_size)
 
     # --- pieces --------------------------------------------------------------------------------------------------------
 
@@ -205,5 +208,11 @@ class RLModule(ActorCriticNetworks):
                 f"{rollouts_per_step}; set it to a divisor, so that every update sees as many rollouts"
             )
 
+    @property
+    def is_last_step(self) -> bool:
+        """The step just finished was the last: `policy_steps` are done, or the trainer's `max_steps` of RL steps."""
+        return self.policy_step >= self.policy_steps or self.rl_step == self.trainer.max_steps
+
     def on_train_start(self) -> None:
-        self.trainer.should_stop = self.policy_step >= self.policy_steps  # a finished run, resumed
+        super().on_train_start()
+        self.trainer.should_stop = self.is_last_step  # a finished run, resumed

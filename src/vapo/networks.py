@@ -18,6 +18,16 @@ from vapo.run_state import random_state, restore_random_state
 COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates")
 
 
+def apply_configuration(optimizer: Optimizer, schedule: LambdaLR) -> None:
+    """Gives a restored optimizer the hyperparameters it was constructed with: a checkpoint brings its own, and a learning rate
+    changed for the resumed run would do nothing."""
+    schedule.base_lrs = [optimizer.defaults["lr"]] * len(optimizer.param_groups)
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        group.update({name: value for name, value in optimizer.defaults.items() if name in group})
+        group["initial_lr"] = optimizer.defaults["lr"]
+        group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
+
+
 class ActorCriticNetworks(LightningModule):
     """Two networks, each with an optimizer and a schedule of its own, under manual optimization."""
 
@@ -109,6 +119,10 @@ class ActorCriticNetworks(LightningModule):
         self._random_state = saved.pop("random_state")
         for name, value in saved.items():
             setattr(self, name, value)
+
+    def on_train_start(self) -> None:
+        for optimizer, schedule in zip(self.raw_optimizers, cast(list[LambdaLR], self.lr_schedulers()), strict=True):
+            apply_configuration(optimizer, schedule)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._random_state is not None:  # only here: making the loader's iterator draws a random number

@@ -46,7 +46,8 @@ def report_batch(module: RLModule, rollouts: list[Rollout], batch: Batch) -> Non
     decile_R = (10 * position_BT / batch.response_length_B[:, None])[batch.mask_BT].long()
     for decile in range(10):
         sums = explained_variance_sums(batch.value_R, return_R, decile_R == decile)
-        metrics.explained_variance(f"critic/explained_variance_decile_{decile}", sums)
+        if sums[0] > 0:
+            metrics.explained_variance(f"critic/explained_variance_decile_{decile}", sums)
 
     metrics.gauge("clock/rl_step", module.rl_step)
     metrics.gauge("clock/policy_step", module.policy_step)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Status(StrEnum):
-    """What a verifier found. Only CORRECT is rewarded; TIMEOUT and ERROR are faults of the verifier and are counted."""
+    """What a verifier found. Only CORRECT is rewarded; TIMEOUT and ERROR are faults of the verifier."""
 
     CORRECT = "correct"
     WRONG = "wrong"

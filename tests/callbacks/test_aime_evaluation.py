@@ -60,9 +60,7 @@ def test_settings_below_1_say_what_to_set(k, every):
 def evaluations(every, policy_steps, frozen_steps=0, start=0):
     """Drives the callback through a run; returns the policy step of each evaluation and what was asked and recorded."""
     seen, asked, recorded = [], [], {}
-    module = SimpleNamespace(
-        rl_step=start, policy_step=start, policy_steps=policy_steps, seed=3, batch=None, record=recorded.update
-    )
+    module = SimpleNamespace(rl_step=start, policy_step=start, seed=3, record=recorded.update)
 
     def sample(*arguments):
         asked.append(arguments)
@@ -72,11 +70,14 @@ def evaluations(every, policy_steps, frozen_steps=0, start=0):
     module.sample, module.record = sample, recorded.update
     datamodule = SimpleNamespace(benchmark=lambda: "benchmark", source=SimpleNamespace(benchmark_name="mini_aime"))
     trainer, callback = SimpleNamespace(datamodule=datamodule), AIMEEvaluation(4, every, SAMPLING)
+    if start > 0:
+        callback.load_state_dict({"evaluated": True})
     callback.on_train_start(trainer, module)
     while module.policy_step < policy_steps:
         frozen = module.rl_step < frozen_steps
-        module.batch = SimpleNamespace(old_logprob_R=None if frozen else "there")
+        module.actor_trained = not frozen
         module.rl_step, module.policy_step = module.rl_step + 1, module.policy_step + (not frozen)
+        module.is_last_step = module.policy_step >= policy_steps
         callback.on_train_batch_end(trainer, module, None, None, 0)
     return seen, asked, recorded
 

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from tests.runs import metrics, run
+from tests.runs import metrics, resume, run
 
+from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.callbacks.value_pretraining import fingerprint
 from vapo.module import RLModule
 from vapo.types import Batch
@@ -63,13 +64,16 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
     run(tmp_path / "pays", file)
     run(tmp_path / "loads", file)
     pays, loads = metrics(tmp_path / "pays"), metrics(tmp_path / "loads")
-    assert pays["clock/policy_step"].max() == loads["clock/policy_step"].max() == 2
-    assert loads["rl_step"].max() == pays["rl_step"].max() - 1  # no value pretraining step
-    assert loads.loc[0, EXPLAINED] == pays.loc[1, EXPLAINED]  # the same critic on the same held-out rollouts
+    pays, loads = pays.set_index("rl_step"), loads.set_index("rl_step")
+    assert loads.index.tolist() == [1, 2, 3]  # it starts right after value pretraining
+    columns = [name for name in pays.columns if name in loads.columns]
+    pd.testing.assert_frame_equal(loads.loc[2:, columns], pays.loc[2:, columns], check_exact=True)  # as if it had paid itself
+    assert loads.loc[1, EXPLAINED] == pays.loc[1, EXPLAINED]  # the same critic on the same held-out rollouts
     for change, named in (
         ("data.source.max_operands=6", "task"),
         ("model.critic.head_init=zero", "critic initialisation"),
         ("algorithm.gamma=0.9", "return"),
+        ("module.critic_optimizer.lr=0.01", "training"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
             run(tmp_path / named, file, change)
@@ -79,3 +83,20 @@ def test_zero_steps_turn_it_off(tmp_path: Path) -> None:
     run(tmp_path, "at_scale.value_pretraining_steps=0")
     frame: pd.DataFrame = metrics(tmp_path)
     assert frame["clock/policy_step"].dropna().tolist() == [1, 2] and EXPLAINED not in frame
+
+
+def test_a_run_killed_after_saving_its_critic_file_does_those_steps_again(tmp_path: Path) -> None:
+    file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
+    run(tmp_path / "whole", STEPS)
+
+    def kill(self: RLCheckpoint, *args: Any) -> None:
+        if args[1].rl_step == 3:
+            raise KeyError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RLCheckpoint, "_save", kill)
+        with pytest.raises(KeyError, match="killed"):
+            run(tmp_path / "killed", STEPS, file)
+    assert (tmp_path / "critic.pt").exists()
+    resume(tmp_path / "killed")
+    pd.testing.assert_frame_equal(metrics(tmp_path / "killed"), metrics(tmp_path / "whole"), check_exact=True)

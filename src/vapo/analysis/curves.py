@@ -47,7 +47,7 @@ def plot_training_curves(metrics: pd.DataFrame) -> Figure:
         axis.set_xlabel("RL step")
         axis.grid(alpha=0.3)
         if frozen == frozen:
-            axis.axvspan(0, frozen, color="0.9", label="value pretraining")
+            axis.axvspan(0, frozen, color="0.92", zorder=-1, label="value pretraining")
     if frozen == frozen:
         axes[0].legend(loc="lower right")
     return figure

@@ -42,18 +42,26 @@ class AIMEEvaluation(Callback):
                 f"evaluation k is {k}, every_n_steps {every_n_steps}; set both callbacks.aime_evaluation values to 1 or more"
             )
         self.k, self.every_n_steps, self.sampling = k, every_n_steps, sampling
+        self.evaluated = False  # the base policy, before the first step
 
     def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
-        if pl_module.rl_step == 0:
+        if not self.evaluated:
             self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        step, last = pl_module.policy_step, pl_module.policy_step >= pl_module.policy_steps
-        if pl_module.batch is not None and pl_module.batch.old_logprob_R is not None and (step % self.every_n_steps == 0 or last):
+        due = pl_module.policy_step % self.every_n_steps == 0 or pl_module.is_last_step
+        if due and pl_module.actor_trained:
             self._evaluate(trainer, pl_module)
 
     def _evaluate(self, trainer: Trainer, module: RLModule) -> None:
+        self.evaluated = True
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         rollouts = module.sample(datamodule.benchmark(), self.k, self.sampling, module.seed, EVALUATION_STEP, "evaluation")
         prefix = f"{datamodule.source.benchmark_name}_t{self.sampling.temperature:g}_p{self.sampling.top_p:g}"
         module.record({f"{prefix}/{name}": value for name, value in scores(rollouts, self.k).items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"evaluated": self.evaluated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.evaluated = state_dict["evaluated"]

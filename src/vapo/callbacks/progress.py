@@ -53,6 +53,9 @@ class Progress(Callback):
         elif trainer.is_global_zero:
             self.console.print(f"{phase} {pl_module.rl_step}/{self.total}  {watch}", highlight=False, soft_wrap=True)
 
+    def on_exception(self, trainer: Trainer, pl_module: RLModule, exception: BaseException) -> None:  # type: ignore[override]
+        self.teardown(trainer, pl_module, "fit")  # or the terminal stays without its cursor
+
     def teardown(self, trainer: Trainer, pl_module: RLModule, stage: str) -> None:  # type: ignore[override]
         if self.bar is not None:
             self.bar.stop()

@@ -27,7 +27,7 @@ class RLCheckpoint(Callback):
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        if pl_module.rl_step % self.every_n_steps == 0 or pl_module.policy_step >= pl_module.policy_steps:
+        if pl_module.rl_step % self.every_n_steps == 0 or pl_module.is_last_step:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, module: RLModule) -> None:

@@ -18,6 +18,8 @@ from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import Batch
 
+HELD_OUT_STEP = -2  # keys the sampling seeds of held-out rollouts: no RL step has it
+
 
 def fingerprint(network: nn.Module) -> str:
     """Short digest of a network's names, shapes and sums of weights: equal weights agree, trained ones differ."""
@@ -63,9 +65,8 @@ class ValuePretraining(Callback):
         if not self.key:  # the weights are still the initial ones; a resumed run brings its key along
             self.key = self._make_key(trainer, pl_module)
         prompts = trainer.datamodule.held_out(self.heldout_rollouts)  # type: ignore[attr-defined]
-        self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, 0, "heldout"))
-        if self.critic_file is not None and self.critic_file.exists():
-            self._load(pl_module)
+        self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, HELD_OUT_STEP, "heldout"))
+        if self.critic_file is not None and self.critic_file.exists() and self._load(trainer, pl_module):
             pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)})
             self._finish(pl_module)
 
@@ -79,7 +80,7 @@ class ValuePretraining(Callback):
         self.best = max(self.best, explained)
         if self.steps_done >= self.steps or (self.patience is not None and self.waited >= self.patience):
             if self.critic_file is not None:
-                self._save(pl_module)
+                self._save(trainer, pl_module)
             self._finish(pl_module)
 
     def _finish(self, module: RLModule) -> None:
@@ -94,21 +95,29 @@ class ValuePretraining(Callback):
         return explained_variance(sums, module.sum_over_ranks).item()
 
     def _make_key(self, trainer: Trainer, module: RLModule) -> dict[str, str]:
-        algorithm, sampling = module.algorithm, module.sampling
+        algorithm, sampling, datamodule = module.algorithm, module.sampling, trainer.datamodule  # type: ignore[attr-defined]
+        training = {
+            "steps": (self.steps, self.patience, self.min_delta),
+            "updates": (datamodule.rollouts_per_step, module.minibatch_rollouts, module.value_pretraining_epochs),
+            "optimizer": module.raw_optimizers[1].defaults,
+        }
         return {
             "base model": fingerprint(module.networks[0]),
             "critic initialisation": fingerprint(module.networks[1]),
-            "task": str(trainer.datamodule.source.describe()),  # type: ignore[attr-defined]
+            "task": str(datamodule.source.describe()),
             "sampling": str(sampling),
             "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
-            "training": f"{self.steps} steps, {module.value_pretraining_epochs} epochs, minibatches of {module.minibatch_rollouts}",
+            "training": str(training),
         }
 
-    def _save(self, module: RLModule) -> None:
+    def _save(self, trainer: Trainer, module: RLModule) -> None:
         assert self.critic_file is not None
         self.critic_file.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "key": self.key,
+            "run": str(trainer.default_root_dir),
+            "clock": {name: getattr(module, name) for name in ("rl_step", "critic_updates")},
+            "datamodule": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
             "critic": module.networks[1].state_dict(),
             "optimizer": module.raw_optimizers[1].state_dict(),
             "schedule": module.lr_schedulers()[1].state_dict(),  # type: ignore[index]
@@ -117,9 +126,13 @@ class ValuePretraining(Callback):
         torch.save(state, partial)
         partial.replace(self.critic_file)  # whole or not at all: another job of a sweep may be reading
 
-    def _load(self, module: RLModule) -> None:
+    def _load(self, trainer: Trainer, module: RLModule) -> bool:
+        """Puts the run where the one that made the file was after value pretraining, clock and prompt cursor included: so it
+        goes on exactly as that run did, and no rollout that the critic was fitted on comes again."""
         assert self.critic_file is not None
         state = torch.load(self.critic_file, map_location=module.device, weights_only=True)
+        if state["run"] == str(trainer.default_root_dir):
+            return False  # this run wrote it and was killed before its next checkpoint: it does those steps again
         differs = [name for name in self.key if state["key"].get(name) != self.key[name]]
         if differs:
             raise ValueError(
@@ -129,6 +142,10 @@ class ValuePretraining(Callback):
         module.networks[1].load_state_dict(state["critic"])
         module.raw_optimizers[1].load_state_dict(state["optimizer"])
         module.lr_schedulers()[1].load_state_dict(state["schedule"])  # type: ignore[index]
+        for name, value in state["clock"].items():
+            setattr(module, name, value)
+        trainer.datamodule.load_state_dict(state["datamodule"])  # type: ignore[attr-defined]
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("done", "steps_done", "best", "waited", "key")}

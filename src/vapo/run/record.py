@@ -38,4 +38,6 @@ def save_record(config: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
     (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    (folder / "record.json").write_text(json.dumps(circumstances(config.paths.root), indent=2))
+    record = folder / "record.json"
+    starts = json.loads(record.read_text()) if record.exists() else []  # one entry per start: the first, then each resume
+    record.write_text(json.dumps([*starts, circumstances(config.paths.root)], indent=2))

@@ -1,9 +1,9 @@
 """From a configuration to a trained policy: instantiate, fit, or go on where a killed run stopped."""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -14,6 +14,7 @@ from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from vapo.callbacks.metrics_csv import trim
+from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint
 from vapo.module import RLModule
 from vapo.run.record import CONFIG, save_record
 
@@ -26,19 +27,29 @@ def train(config: DictConfig) -> dict[str, float]:
     """
     folder, checkpoint = Path(config.paths.output_dir), None
     if config.resume is not None:
-        config = resumed_config(config)
-        checkpoint = find_checkpoint(folder, config.checkpoint)
-    else:
-        save_record(config, folder)
+        if folder.resolve() != Path(config.resume).resolve():
+            raise ValueError(f"a resumed run goes on in its own folder, not in {folder}: resume one run at a time, without -m")
+        name, config = config.checkpoint, resumed_config(config)
+        checkpoint = find_checkpoint(folder / "checkpoints", name)
+    elif (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds a run already: set resume={folder} to go on with it, or hydra.run.dir to a new folder")
     quiet_libraries()
     torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data)
     module: RLModule = instantiate(config.module)
     callbacks: list[Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
+    callbacks.sort(key=lambda callback: isinstance(callback, RLCheckpoint))  # last: it saves what the others have done
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
+    save_record(config, folder)
+    if config.resume is not None:
+        cut_back(folder, -1 if checkpoint is None else load_rl_step(checkpoint))
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
+    finally:
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish()  # or the next job of a sweep would go on in this one's run
     return module.latest
 
 
@@ -60,28 +71,41 @@ def resumed_config(config: DictConfig) -> DictConfig:
     merged = OmegaConf.load(saved)
     assert isinstance(merged, DictConfig)
     OmegaConf.set_struct(merged, True)
-    changes = [change for change in HydraConfig.get().overrides.task if not change.startswith("resume=")]
+    changes = [c for c in HydraConfig.get().overrides.task if not c.startswith(("resume=", "checkpoint="))]
     try:
         merged.merge_with_dotlist(changes)
     except Exception as error:
         raise ValueError(
             f"cannot resume with {changes}: {str(error).splitlines()[0]}; give plain keys, such as module.policy_steps=100"
         ) from error
+    merged.resume = config.resume
     return merged
 
 
 def find_checkpoint(folder: Path, name: str) -> Path | None:
-    """The checkpoint to go on from, with the logs cut back to it; None when the run was killed before its first."""
-    path = folder / "checkpoints" / name
+    """The checkpoint to go on from; None when the run was killed before its first."""
+    path = folder / name
+    others = sorted(p.name for p in folder.glob("step_*.ckpt") if p.resolve() != path.resolve())
     if not path.exists():
-        trim(folder / "metrics.csv", -1)
-        return None
+        if not others and name == LAST:
+            return None
+        raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        rl_step = state["vapo"]["rl_step"]
+        load_rl_step(path)
     except Exception as error:
-        others = sorted(p.name for p in path.parent.glob("step_*.ckpt") if p.resolve() != path.resolve())
         remedy = f"set checkpoint to one of {', '.join(others)}" if others else "start the run anew"
         raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy}") from error
-    trim(folder / "metrics.csv", rl_step)
     return path
+
+
+def load_rl_step(checkpoint: Path) -> int:
+    """The RL step a checkpoint was made after."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["vapo"]["rl_step"])
+
+
+def cut_back(folder: Path, rl_step: int) -> None:
+    """Removes what the run wrote after `rl_step`: it will be made again."""
+    trim(folder / "metrics.csv", rl_step)
+    for path in [*folder.glob("checkpoints/step_*.ckpt"), *folder.glob("rollouts/step_*.parquet")]:
+        if int(path.stem.removeprefix("step_")) > rl_step:
+            path.unlink()

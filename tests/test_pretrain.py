@@ -1,0 +1,49 @@
+"""The mini models: made by one command, shipped, and in the state that the mini scale needs."""
+
+import json
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from tests.runs import CONFIGS, config_for
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from vapo.algorithms import avg_at_k
+from vapo.data.prompts import SumsPrompts
+from vapo.rollout.collect import collect
+from vapo.rollout.torch_engine import TorchEngine
+from vapo.run.pretrain import pretrain
+from vapo.run.resolvers import PACKAGE, register
+from vapo.types import SamplingParams
+from vapo.verifiers.sums import SumsVerifier
+
+
+def test_pretrain_makes_models_that_load_and_a_record(tmp_path: Path) -> None:
+    register()
+    small = ["base.steps=2", "base.batch_tokens=300", "reward_model.rollouts=8", "reward_model.epochs=1", "model.hidden=16"]
+    with initialize_config_dir(config_dir=CONFIGS, version_base="1.3"):
+        pretrain(compose("pretrain", [*small, f"out={tmp_path}", f"paths.output_dir={tmp_path}"]))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "base").config.hidden_size == 16
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").config.num_labels == 1
+    settings = json.loads((tmp_path / "record.json").read_text())["settings"]
+    assert settings["base"]["steps"] == 2 and settings["task"]["max_operands"] == 28
+
+
+def test_tokenizer_round_trip_is_one_token_a_character() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "assets" / "mini" / "base")
+    text = "7-3+5+9:7-3=4.;4+5=9?9;A8!"
+    assert len(tokenizer.encode(text)) == len(text) and tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode(tokenizer.encode("A8!"), skip_special_tokens=True) == "A8"
+
+
+def test_shipped_base_is_small_and_right_about_one_time_in_six(tmp_path: Path) -> None:
+    assets = PACKAGE / "assets" / "mini"
+    assert sum(path.stat().st_size for path in assets.rglob("*.safetensors")) < 4_000_000
+    source_config = config_for(tmp_path).data.source
+    tokenizer = AutoTokenizer.from_pretrained(assets / "base")
+    source = SumsPrompts(tokenizer, source_config.template, source_config.min_operands, source_config.max_operands)
+    engine = TorchEngine([tokenizer.eos_token_id])
+    engine.load_weights(AutoModelForCausalLM.from_pretrained(assets / "base"), 0)
+    sampling = SamplingParams(temperature=1.0, top_p=0.7, max_new_tokens=256)
+    rollouts = collect(source.benchmark(), 8, engine, sampling, tokenizer, SumsVerifier(), seed=0, rl_step=-1)
+    score = avg_at_k([[r.correct for r in rollouts[i : i + 8]] for i in range(0, len(rollouts), 8)])
+    assert 0.10 <= score <= 0.25

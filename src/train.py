@@ -11,9 +11,7 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin made runs 3 to 15 times slower
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,23 +19,36 @@ from vapo.run.resolvers import register
 
 register()
 
+USERS_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     from vapo.run.training import train  # here: `--help` should not wait for torch
 
-    try:
-        latest = train(config)
-        if config.optimized_metric is not None and config.optimized_metric not in latest:
-            raise ValueError(f"no metric {config.optimized_metric}: set optimized_metric to one of {', '.join(sorted(latest))}")
-    except (ValueError, OSError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") or HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # a launcher has to see which job failed
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        print(f"error: {cause}", file=sys.stderr)
-        sys.exit(1)
-    return latest[config.optimized_metric] if config.optimized_metric else None
+    latest = train(config)
+    if config.optimized_metric is None:
+        return None
+    if config.optimized_metric not in latest:
+        raise ValueError(f"no metric {config.optimized_metric}: set optimized_metric to one of {', '.join(sorted(latest))}")
+    return latest[config.optimized_metric]
+
+
+def one_line(error: Exception) -> str:
+    """What was wrong and what to set, without Hydra's wrapping."""
+    if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
+        return f"{str(error).splitlines()[0]} There is no such key: `python src/train.py --cfg job` lists those there are"
+    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    return " ".join(str(cause).split())
 
 
 if __name__ == "__main__":
-    main()
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra pass errors on to here
+    try:
+        main()
+    except USERS_ERRORS as error:
+        if wants_traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)

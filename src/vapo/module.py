@@ -95,7 +95,7 @@ class RLModule(ActorCriticNetworks):
         """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
         batch = collate(rollouts)
         with self.clock.phase("annotate", len(batch.token_N)):
-            batch = batch.with_(value_R=self.per_token(batch, lambda micro: self.networks[1](micro)))
+            batch = batch.with_(value_R=self.per_token(batch, self.networks[1]))
             if not self.actor_frozen:
                 logprob_R = self.per_token(batch, self._old_logprob)
                 batch = batch.with_(old_logprob_R=logprob_R)

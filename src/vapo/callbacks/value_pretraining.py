@@ -89,7 +89,7 @@ class ValuePretraining(Callback):
     @torch.no_grad()
     def _explained_variance(self, module: RLModule) -> float:
         assert self._heldout is not None
-        value_R = module.per_token(self._heldout, lambda micro: module.networks[1](micro))
+        value_R = module.per_token(self._heldout, module.networks[1])
         return_R = module.algorithm.monte_carlo_return(self._heldout)
         sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
         return explained_variance(sums, module.sum_over_ranks).item()

@@ -25,12 +25,12 @@ def train(config: DictConfig) -> dict[str, float]:
     Raises:
         ValueError, FileNotFoundError: a setting is wrong; the message says what to set.
     """
-    folder, checkpoint = Path(config.paths.output_dir), None
+    folder, checkpoint, rl_step = Path(config.paths.output_dir), None, -1
     if config.resume is not None:
         if folder.resolve() != Path(config.resume).resolve():
             raise ValueError(f"a resumed run goes on in its own folder, not in {folder}: resume one run at a time, without -m")
         name, config = config.checkpoint, resumed_config(config)
-        checkpoint = find_checkpoint(folder / "checkpoints", name)
+        checkpoint, rl_step = find_checkpoint(folder / "checkpoints", name)
     elif (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds a run already: set resume={folder} to go on with it, or hydra.run.dir to a new folder")
     quiet_libraries()
@@ -44,7 +44,7 @@ def train(config: DictConfig) -> dict[str, float]:
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     save_record(config, folder)
     if config.resume is not None:
-        cut_back(folder, -1 if checkpoint is None else load_rl_step(checkpoint))
+        cut_back(folder, rl_step)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
     finally:
@@ -82,25 +82,20 @@ def resumed_config(config: DictConfig) -> DictConfig:
     return merged
 
 
-def find_checkpoint(folder: Path, name: str) -> Path | None:
-    """The checkpoint to go on from; None when the run was killed before its first."""
+def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
+    """The checkpoint to go on from and the RL step it was made after; None and -1 when the run was killed before its first."""
     path = folder / name
     others = sorted(p.name for p in folder.glob("step_*.ckpt") if p.resolve() != path.resolve())
     if not path.exists():
         if not others and name == LAST:
-            return None
+            return None, -1
         raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
     try:
-        load_rl_step(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return path, int(state["vapo"]["rl_step"])
     except Exception as error:
         remedy = f"set checkpoint to one of {', '.join(others)}" if others else "start the run anew"
         raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy}") from error
-    return path
-
-
-def load_rl_step(checkpoint: Path) -> int:
-    """The RL step a checkpoint was made after."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["vapo"]["rl_step"])
 
 
 def cut_back(folder: Path, rl_step: int) -> None:

@@ -1,5 +1,3 @@
-from itertools import islice
-
 import pytest
 from lightning import LightningDataModule
 
@@ -28,8 +26,17 @@ def make(rollouts_per_step=8, group_size=2, source=None, seed=5):
     return PromptDataModule(source or NamedSource(), SumsVerifier(), rollouts_per_step, group_size, seed)
 
 
+def steps(datamodule, count):
+    """The prompts of `count` finished RL steps through one loader."""
+    stream = iter(datamodule.train_dataloader())
+    for _ in range(count):
+        prompts = next(stream)
+        datamodule.consume(len(prompts))
+        yield prompts
+
+
 def batches(datamodule, count):
-    return [[prompt.index for prompt in batch] for batch in islice(datamodule.train_dataloader(), count)]
+    return [[prompt.index for prompt in batch] for batch in steps(datamodule, count)]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +63,6 @@ def test_batches_are_prompts_of_the_seeds_stream():
 def test_a_restored_cursor_continues_exactly():
     first = make()
     seen = batches(first, 3)
-    for _ in seen:
-        first.consume(first.prompts_per_step)
     second = make()
     second.load_state_dict(first.state_dict())
     assert seen + batches(second, 2) == batches(make(), 5)
@@ -65,23 +70,32 @@ def test_a_restored_cursor_continues_exactly():
 
 def test_prompts_fetched_but_not_consumed_come_again():
     first = make()
-    assert batches(first, 3)[-1] == [8, 9, 10, 11]
-    first.consume(first.prompts_per_step)  # one finished step, two batches prefetched
+    stream = iter(first.train_dataloader())
+    assert [prompt.index for prompt in next(stream)] == [prompt.index for prompt in next(stream)] == [0, 1, 2, 3]
+    first.consume(first.prompts_per_step)  # one finished step
+    next(stream)  # fetched by a step that was killed
     second = make()
     second.load_state_dict(first.state_dict())
     assert batches(second, 1) == [[4, 5, 6, 7]]
-    assert batches(first, 1) == [[4, 5, 6, 7]]
 
 
-def test_consuming_does_not_disturb_an_open_loader():
+def test_an_open_loader_follows_the_cursor_past_prompts_that_a_step_drew_in_addition():
     datamodule = make()
     stream = iter(datamodule.train_dataloader())
     seen = []
-    for _ in range(3):
+    for prompts in (4, 12, 4):  # the second step drew three times
         seen.append([prompt.index for prompt in next(stream)])
-        datamodule.consume(4)
-    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert datamodule.state_dict() == {"cursor": 12}
+        datamodule.consume(prompts)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [16, 17, 18, 19]]
+    assert datamodule.state_dict() == {"cursor": 20}
+
+
+def test_draws_of_a_step_follow_one_another_and_the_first_is_what_the_loader_gives():
+    datamodule = make()
+    datamodule.consume(8)
+    assert datamodule.draw(0) == next(iter(datamodule.train_dataloader()))
+    assert [prompt.index for number in range(3) for prompt in datamodule.draw(number)] == list(range(8, 20))
+    assert datamodule.state_dict() == {"cursor": 8}  # only a finished step moves it
 
 
 def test_lightning_keeps_the_cursor():
@@ -93,7 +107,7 @@ def test_lightning_keeps_the_cursor():
 def test_held_out_prompts_are_another_stream_and_always_the_same():
     datamodule = make()
     held_out = datamodule.held_out(6)
-    training = {prompt.text for batch in islice(datamodule.train_dataloader(), 50) for prompt in batch}
+    training = {prompt.text for batch in steps(datamodule, 50) for prompt in batch}
     assert len({prompt.text for prompt in held_out}) == 6
     assert not training & {prompt.text for prompt in held_out}
     datamodule.consume(40)
@@ -104,7 +118,7 @@ def test_held_out_prompts_are_another_stream_and_always_the_same():
 def test_held_out_sums_share_no_problem_with_training_or_the_benchmark(tokenizer):
     datamodule = make(source=SumsPrompts(tokenizer, "{problem}:", 12, 28))
     held_out = {prompt.text for prompt in datamodule.held_out(100)}
-    training = {prompt.text for batch in islice(datamodule.train_dataloader(), 100) for prompt in batch}
+    training = {prompt.text for batch in steps(datamodule, 100) for prompt in batch}
     benchmark = {prompt.text for prompt in datamodule.benchmark()}
     assert len(held_out) == 100 and len(training) == 400
     assert not held_out & training and not benchmark & (training | held_out)

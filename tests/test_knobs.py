@@ -1,18 +1,225 @@
-"""Knobs of the loop are alive: turning one changes what a run logs. Those of the algorithm are tested in tests/algorithms/."""
+"""Knobs of the loop: turning one moves weights by what its closed form predicts. Those of the algorithm are in tests/algorithms/.
 
+Weights move by hand-made steps of plain gradient descent wherever the optimizer itself is not in question.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
-from tests.runs import metrics, run
+import torch
+from omegaconf import OmegaConf
+from tests.runs import CONFIGS, build, metrics, run
+from torch import Tensor
+from torch.testing import assert_close
 
-KNOBS = [
-    "module.max_grad_norm=1e-9",
-    "module.actor_optimizer.weight_decay=0.9",
-    "module.critic_optimizer.lr=1e-2",
-    "module.actor_schedule.warmup_steps=0",
-    "module.critic_schedule.warmup_steps=0",
-    "module.minibatch_rollouts=16",
+from vapo.module import RLModule
+from vapo.types import Batch
+
+TURNED: set[str] = set()  # keys of configs/module/default.yaml that a test below turns
+GRADIENT_DESCENT = [
+    *(f"module.{name}_optimizer._target_=torch.optim.SGD" for name in ("actor", "critic")),
+    *(f"module.{name}_optimizer.weight_decay=0" for name in ("actor", "critic")),
+    *(f"module.{name}_optimizer.lr=0.01" for name in ("actor", "critic")),
+    *(f"module.{name}_schedule.warmup_steps=0" for name in ("actor", "critic")),
+    *("module.max_grad_norm=null", "module.minibatch_rollouts=16", "module.value_pretraining_epochs=1"),
+]
+
+
+def turns(*keys: str) -> Callable[[Any], Any]:
+    TURNED.update(keys)
+    return lambda test: test
+
+
+def loop(folder: Path, *overrides: str, base: Iterable[str] = GRADIENT_DESCENT, **algorithm: Any) -> tuple[RLModule, Batch]:
+    """A module that can `improve` without a trainer, and the batch to do so on."""
+    module, batch = build(folder, *base, *overrides, **algorithm)
+    configured = module.configure_optimizers()
+    module.optimizers = lambda use_pl_optimizer: [c["optimizer"] for c in configured]  # type: ignore[method-assign]
+    module.lr_schedulers = lambda: [c["lr_scheduler"] for c in configured]  # type: ignore[method-assign]
+    return module, batch
+
+
+def weights(module: RLModule, name: str) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in module.networks[name].parameters()])
+
+
+def gradient(module: RLModule, name: str, minibatch: Batch) -> Tensor:
+    """Of one network's loss on a whole minibatch."""
+    module.zero_grad()
+    (module.backward_actor if name == "actor" else module.backward_critic)(minibatch)
+    found = torch.cat([p.grad.reshape(-1) for p in module.networks[name].parameters() if p.grad is not None])
+    module.zero_grad()
+    return found
+
+
+def descend(module: RLModule, name: str, minibatches: Iterable[Batch], rate: float = 0.01) -> Tensor:
+    """Weights of a copy of the network after one step of gradient descent on each minibatch."""
+    module = copy.deepcopy(module)
+    for minibatch in minibatches:
+        flat = weights(module, name) - rate * gradient(module, name, minibatch)
+        torch.nn.utils.vector_to_parameters(flat, module.networks[name].parameters())
+    return weights(module, name)
+
+
+def assert_moves(module: RLModule, batch: Batch, name: str, expected: Tensor) -> None:
+    """`improve` takes the network there, and not by a distance that the tolerance would hide."""
+    before = weights(module, name)
+    module.improve(batch)
+    assert_close(weights(module, name), expected, atol=2e-6, rtol=0)
+    assert (expected - before).abs().max() > 5e-5
+
+
+def test_every_number_of_the_loop_has_a_test() -> None:
+    def leaves(node: Any, prefix: str = "") -> Iterable[str]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            elif (isinstance(value, int | float) and not isinstance(value, bool)) or key == "seed":
+                yield prefix + key
+
+    module = OmegaConf.to_container(OmegaConf.load(Path(CONFIGS, "module", "default.yaml")))
+    assert set(leaves(module)) == TURNED
+
+
+@turns("actor_optimizer.lr", "critic_optimizer.lr")
+@pytest.mark.parametrize("name", ["actor", "critic"])
+@pytest.mark.parametrize("rate", [0.01, 0.05])
+def test_one_step_moves_a_network_by_its_own_rate_times_its_gradient(name: str, rate: float, tmp_path: Path) -> None:
+    module, batch = loop(tmp_path, f"module.{name}_optimizer.lr={rate}")
+    other = {"actor": "critic", "critic": "actor"}[name]
+    unmoved = descend(module, other, [batch])
+    assert_moves(module, batch, name, weights(module, name) - rate * gradient(module, name, batch))
+    assert_close(weights(module, other), unmoved, atol=2e-6, rtol=0)
+
+
+@turns("actor_optimizer.weight_decay", "critic_optimizer.weight_decay")
+@pytest.mark.parametrize("name", ["actor", "critic"])
+def test_adamw_starts_with_the_sign_of_the_gradient_and_weight_decay_shrinks_the_weights(name: str, tmp_path: Path) -> None:
+    """Adam's moments cancel in its first step: w (1 - rate * decay) - rate * g / (|g| + 1e-8)."""
+    base = ("module.minibatch_rollouts=16", "module.max_grad_norm=null", f"module.{name}_schedule.warmup_steps=0")
+    moved = {}
+    for decay in (0.0, 0.1, 0.9):
+        overrides = (f"module.{name}_optimizer.weight_decay={decay}", f"module.{name}_optimizer.lr=0.01")
+        module, batch = loop(tmp_path, *overrides, base=base)
+        g, w = gradient(module, name, batch), weights(module, name)
+        module.improve(batch)
+        moved[decay] = weights(module, name)
+        assert_close(moved[0.0] - moved[decay], 0.01 * decay * w, atol=1e-6, rtol=0)
+    clear = g.abs() > 1e-4  # the sign of a smaller one may be rounding's
+    assert_close((moved[0.0] - w)[clear], -0.01 * g[clear].sign(), atol=1e-5, rtol=0)
+    assert clear.sum() > 1000
+
+
+@turns("max_grad_norm")
+@pytest.mark.parametrize("name", ["actor", "critic"])
+@pytest.mark.parametrize("share", [0.25, 4.0])
+def test_a_gradient_above_max_grad_norm_is_scaled_down_to_it(name: str, share: float, tmp_path: Path) -> None:
+    module, batch = loop(tmp_path)
+    g, w = gradient(module, name, batch), weights(module, name)
+    module.max_grad_norm = share * g.norm().item()
+    assert_moves(module, batch, name, w - 0.01 * min(1.0, share) * g)
+    assert module.metrics.flush()[f"{name}/grad_norm"] == pytest.approx(g.norm().item(), rel=1e-5)  # as it was before
+
+
+@turns("actor_schedule.warmup_steps", "critic_schedule.warmup_steps")
+@pytest.mark.parametrize("warmup", [0, 1, 2, 4])
+def test_the_rate_warms_up_over_the_rl_steps_in_which_a_network_trains(warmup: int, tmp_path: Path) -> None:
+    module, batch = loop(tmp_path, *(f"module.{name}_schedule.warmup_steps={warmup}" for name in ("actor", "critic")))
+    rates: dict[str, list[float]] = {"actor": [], "critic": []}
+    factors = [min(1.0, (k + 1) / max(warmup, 1)) for k in range(5)]
+    module.actor_frozen = True  # one step of value pretraining, then four of both
+    assert_moves(module, batch, "critic", descend(module, "critic", [batch], 0.01 * factors[0]))
+    module.actor_frozen = False
+    for _ in range(4):
+        for name, optimizer in module.raw_optimizers.items():
+            rates[name].append(optimizer.param_groups[0]["lr"])
+        module.improve(batch)
+    assert rates["actor"] == pytest.approx([0.01 * factor for factor in factors[:4]])
+    assert rates["critic"] == pytest.approx([0.01 * factor for factor in factors[1:]])
+
+
+def cut(module: RLModule, batch: Batch, epochs: int) -> list[Batch]:
+    return [batch.select(index_B) for epoch in range(epochs) for index_B in module.minibatches(len(batch), epoch)]
+
+
+@turns("epochs")
+@pytest.mark.parametrize("name", ["actor", "critic"])
+def test_epochs_pass_over_all_minibatches_so_many_times(name: str, tmp_path: Path) -> None:
+    for epochs in (1, 3):
+        module, batch = loop(tmp_path, f"module.epochs={epochs}", "module.minibatch_rollouts=8")
+        assert_moves(module, batch, name, descend(module, name, cut(module, batch, epochs)))
+        assert (module.actor_updates, module.critic_updates) == (2 * epochs, 2 * epochs)
+
+
+@turns("value_pretraining_epochs")
+def test_value_pretraining_has_epochs_of_its_own_and_leaves_the_actor_alone(tmp_path: Path) -> None:
+    for epochs in (1, 3):
+        module, batch = loop(tmp_path, f"module.value_pretraining_epochs={epochs}", "module.epochs=2")
+        module.actor_frozen, actor = True, weights(module, "actor")
+        assert_moves(module, batch, "critic", descend(module, "critic", cut(module, batch, epochs)))
+        assert torch.equal(weights(module, "actor"), actor)
+        assert (module.actor_updates, module.critic_updates) == (0, epochs)
+
+
+@turns("minibatch_rollouts")
+def test_each_minibatch_is_a_step_of_its_own_mean_and_all_rollouts_come_once_an_epoch(tmp_path: Path) -> None:
+    """With every response weighing the same, m steps of a small rate go m times as far as one step on all rollouts."""
+    for rollouts in (4, 8):
+        overrides = (f"module.minibatch_rollouts={rollouts}", "module.actor_optimizer.lr=5e-4")
+        module, batch = loop(tmp_path, *overrides, loss_aggregation="sequence", positive_lm_coef=0.0)
+        for epoch in range(2):
+            index_B = torch.cat(list(module.minibatches(16, epoch)))
+            assert sorted(index_B.tolist()) == list(range(16))
+        before, g = weights(module, "actor"), gradient(module, "actor", batch)
+        assert_moves(module, batch, "actor", descend(module, "actor", cut(module, batch, 1), 5e-4))
+        step = (weights(module, "actor") - before) / (-5e-4 * 16 / rollouts)
+        assert (step - g).norm() < 0.1 * g.norm()
+
+
+@turns("microbatch_tokens")
+@pytest.mark.parametrize("tokens", [1, 64, 200])
+def test_micro_batches_change_no_weight(tokens: int, tmp_path: Path) -> None:
+    found = []
+    for budget in (10**6, tokens):
+        module, batch = loop(tmp_path, f"module.microbatch_tokens={budget}", "module.minibatch_rollouts=8")
+        module.improve(batch)
+        found.append(torch.cat([weights(module, "actor"), weights(module, "critic")]))
+    assert_close(found[1], found[0], atol=2e-6, rtol=0)
+
+
+@turns("policy_steps")
+def test_policy_steps_count_the_steps_in_which_the_actor_trains(tmp_path: Path) -> None:
+    module, batch = loop(tmp_path, "module.policy_steps=2")
+    module._trainer = SimpleNamespace(max_steps=-1)  # type: ignore[assignment]
+    last = []
+    for frozen in (True, True, False, False):
+        module.actor_frozen = frozen
+        module.improve(batch)
+        last.append(module.is_last_step)
+    assert last == [False, False, False, True]
+
+
+@turns("seed")
+def test_the_seed_the_step_and_the_epoch_decide_the_order_of_rollouts(tmp_path: Path) -> None:
+    module, _ = build(tmp_path)
+
+    def order(seed: int, rl_step: int, epoch: int) -> tuple[int, ...]:
+        module.seed, module.rl_step = seed, rl_step
+        return tuple(torch.cat(list(module.minibatches(16, epoch))).tolist())
+
+    keys = [(seed, step, epoch) for seed in range(3) for step in range(3) for epoch in range(3)]
+    assert len({order(*key) for key in keys}) == len(keys)
+    assert [order(*key) for key in keys] == [order(*key) for key in keys]
+
+
+# --- sampling and callbacks: alive, and no more is claimed -------------------------------------------------------------------
+
+ALIVE = [
     "rollout.sampling.temperature=0.7",
     "rollout.sampling.top_p=0.9",
     "callbacks.value_pretraining.heldout_rollouts=128",
@@ -27,7 +234,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return metrics(folder)
 
 
-@pytest.mark.parametrize("knob", KNOBS)
+@pytest.mark.parametrize("knob", ALIVE)
 def test_knob_is_alive(knob: str, default: pd.DataFrame, tmp_path: Path) -> None:
     run(tmp_path, knob)
     turned = metrics(tmp_path)

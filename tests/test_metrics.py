@@ -7,7 +7,7 @@ import torch
 from vapo.algorithms import ActorCritic, explained_variance_sums
 from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, ExplainedVariance, PhaseClock, Ratio, StepMetrics
 from vapo.module import RLModule
-from vapo.reporting import report_batch
+from vapo.reporting import report_step
 
 
 def test_ratio_adds_sums_and_counts():
@@ -93,25 +93,24 @@ def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
     module = SimpleNamespace(
         algorithm=ActorCritic(loss_aggregation="token", positive_lm_coef=0.1),
         metrics=StepMetrics(),
-        networks=(
-            lambda micro, temperature: (micro.part.old_logprob_R * weight, torch.ones(len(micro.next_token_R))),
-            lambda micro: micro.part.value_R * weight,
-        ),
-        raw_optimizers=[optimizer, optimizer],
+        actor=lambda micro, temperature: (micro.part.old_logprob_R * weight, torch.ones(len(micro.next_token_R))),
+        critic=lambda micro: micro.part.value_R * weight,
+        raw_optimizers={"actor": optimizer, "critic": optimizer},
         sampling=SimpleNamespace(temperature=1.0),
         sum_over_ranks=lambda x: x,
         world_size=1,
         microbatch_tokens=40,
         device="cpu",
         manual_backward=lambda loss: loss.backward(),
-        **dict.fromkeys(("rl_step", "policy_step", "actor_updates", "critic_updates"), 1),
+        **dict.fromkeys(("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled"), 1),
     )
     RLModule.backward_critic(module, annotated)
     RLModule.backward_actor(module, annotated)
     for name in ("actor", "critic"):
         module.metrics.mean(f"{name}/grad_norm", 1.0)
-    report_batch(module, rollouts, annotated)
-    absent = {"critic/explained_variance_decile_9"}  # no response here is long enough to have a token in its last tenth
+    report_step(module, rollouts, annotated)
+    # no response here is long enough to have a token in its last tenth, and an algorithm with a critic has no reference
+    absent = {"critic/explained_variance_decile_9", "actor/kl_reference"}
     assert set(module.metrics.flush()) == {*MEANS, *EXPLAINED_VARIANCES, *GAUGES} - absent
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from vapo.algorithms import ActorCritic
 from vapo.metrics import StepMetrics
-from vapo.reporting import report_batch
+from vapo.reporting import report_step
 
 LENGTHS = [5, 1, 9, 2, 4, 7, 3, 3]
 CORRECT = [1, 0, 0, 1, 0, 0, 1, 1]
@@ -16,10 +16,10 @@ def report(rollouts, batch, **switches):
     module = SimpleNamespace(
         metrics=StepMetrics(),
         algorithm=ActorCritic(**switches),
-        raw_optimizers=[SimpleNamespace(param_groups=[{"lr": lr}]) for lr in (1e-3, 2e-3)],
-        **{"rl_step": 7, "policy_step": 5, "actor_updates": 10, "critic_updates": 14},
+        raw_optimizers={name: SimpleNamespace(param_groups=[{"lr": lr}]) for name, lr in (("actor", 1e-3), ("critic", 2e-3))},
+        **{"rl_step": 7, "policy_step": 5, "actor_updates": 10, "critic_updates": 14, "rollouts_sampled": 56},
     )
-    report_batch(module, rollouts, batch)
+    report_step(module, rollouts, batch)
     return module.metrics.flush()
 
 
@@ -57,6 +57,7 @@ def test_rollouts(rollouts, annotated):
         "clock/policy_step": 5,
         "clock/actor_updates": 10,
         "clock/critic_updates": 14,
+        "clock/rollouts": 56,
         "actor/learning_rate": 1e-3,
         "critic/learning_rate": 2e-3,
     }

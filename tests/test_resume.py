@@ -73,6 +73,36 @@ def test_kill_and_resume(
     assert_equal_runs(uninterrupted, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "method", "rl_step", "call"),
+    [
+        ("dapo", "sample", 1, 2),  # in the second draw of a step that starts behind what the one before drew in addition
+        ("dapo", "backward_actor", 2, 2),  # between the updates of one step
+        ("grpo", "annotate", 2, 1),  # the actor has moved; the reference must come back as it was before that
+    ],
+)
+def test_kill_and_resume_without_a_critic(
+    experiment: str, method: str, rl_step: int, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("module.policy_steps=3", "callbacks.rl_checkpoint.every_n_steps=1", "callbacks.aime_evaluation.every_n_steps=9")
+    run(tmp_path / "whole", *settings, experiment=experiment)
+    original, steps = getattr(RLModule, method), []
+
+    def killing(self: RLModule, *args: object) -> object:
+        steps.append(self.rl_step)
+        if steps.count(rl_step) == call:
+            raise Killed
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RLModule, method, killing)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", *settings, experiment=experiment)
+    assert torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)["vapo"]["rl_step"] == rl_step
+    resume(tmp_path / "killed")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(uninterrupted: Path, tmp_path: Path) -> None:
     run(tmp_path, *SETTINGS, "module.policy_steps=2")
     before = metrics(tmp_path)

@@ -67,7 +67,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoi
     def poisoned(self: RLModule, minibatch: object) -> None:
         original(self, minibatch)  # type: ignore[arg-type]
         if self.policy_step == 1:
-            next(self.networks[0].parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
+            next(self.actor.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
 
     with monkeypatch.context() as patch:
         patch.setattr(RLModule, "backward_actor", poisoned)

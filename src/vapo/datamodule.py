@@ -14,7 +14,8 @@ ENDLESS = 10**9  # batches per "epoch": an epoch's edge would make a resumed run
 
 
 class _CursorSampler(Sampler[list[int]]):
-    """Consecutive prompt indices from the data module's cursor on, `prompts_per_step` at a time."""
+    """The `prompts_per_step` prompt indices from the data module's cursor on. The cursor moves between the batches, also past
+    prompts that a step drew in addition; nothing is fetched ahead, because the loader has a length."""
 
     def __init__(self, datamodule: "PromptDataModule") -> None:
         self.datamodule = datamodule
@@ -23,9 +24,8 @@ class _CursorSampler(Sampler[list[int]]):
         return ENDLESS
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, size = self.datamodule.cursor, self.datamodule.prompts_per_step
-        for i in range(ENDLESS):
-            yield list(range(start + i * size, start + (i + 1) * size))
+        for _ in range(ENDLESS):
+            yield list(range(self.datamodule.cursor, self.datamodule.cursor + self.datamodule.prompts_per_step))
 
 
 class PromptDataModule(LightningDataModule):
@@ -59,6 +59,11 @@ class PromptDataModule(LightningDataModule):
     def consume(self, prompts: int) -> None:
         """Moves the cursor: called once at the end of an RL step, so a checkpoint never counts a prompt that was only fetched."""
         self.cursor += prompts
+
+    def draw(self, number: int) -> list[Prompt]:
+        """The prompts of the `number`-th draw within an RL step; draw 0 is what the loader gave."""
+        start = self.cursor + number * self.prompts_per_step
+        return [self.source.prompt(index, self.seed) for index in range(start, start + self.prompts_per_step)]
 
     def held_out(self, size: int) -> list[Prompt]:
         """Prompts from another stream than training's, always the same."""

@@ -33,6 +33,7 @@ MEANS = (
     "actor/clip_fraction_high",
     "actor/kl_k1",
     "actor/kl_k3",
+    "actor/kl_reference",
     "actor/grad_norm",
     "actor/lambda_mean",
     "critic/value_loss",
@@ -49,6 +50,7 @@ GAUGES = (
     "clock/policy_step",
     "clock/actor_updates",
     "clock/critic_updates",
+    "clock/rollouts",
 )
 
 

@@ -1,7 +1,7 @@
 """VAPO's loop. Read `training_step`: collect, annotate, credit, improve, report; `vapo.algorithms` holds the equations it calls."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,19 +9,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
-from vapo.algorithms import ActorCritic
+from vapo.algorithms import ActorCritic, PolicyGradient
 from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.networks import ActorCriticNetworks
-from vapo.reporting import report_batch
+from vapo.networks import Networks
+from vapo.reporting import report_step
 from vapo.rollout.collate import collate, micro_batches
 from vapo.rollout.collect import collect
+from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
 
-class RLModule(ActorCriticNetworks):
+class RLModule(Networks):
     """Actor and critic under manual optimization. Its clock is the RL step: one batch of prompts, several updates of each network.
 
     Networks and engine are built in `configure_model`, which Lightning calls where their parameters belong.
@@ -29,7 +30,7 @@ class RLModule(ActorCriticNetworks):
 
     def __init__(
         self,
-        algorithm: ActorCritic,
+        algorithm: PolicyGradient,
         actor: Callable[[], Actor],
         critic: Callable[[], Critic],
         tokenizer: PreTrainedTokenizerBase,
@@ -57,7 +58,7 @@ class RLModule(ActorCriticNetworks):
             seed: of sampling and minibatch order.
         """
         optimizers = (actor_optimizer, critic_optimizer, actor_schedule, critic_schedule)
-        super().__init__(actor, critic, engine, *optimizers, max_grad_norm)
+        super().__init__(algorithm, actor, critic, engine, *optimizers, max_grad_norm)
         counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
         for name, value in {**counts, "value_pretraining_epochs": value_pretraining_epochs, "policy_steps": policy_steps}.items():
             if value < 1:
@@ -66,13 +67,14 @@ class RLModule(ActorCriticNetworks):
             raise ValueError(
                 "rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0"
             )
-        self.algorithm, self.sampling, self.tokenizer = algorithm, sampling, tokenizer
+        self.sampling, self.tokenizer = sampling, tokenizer
         self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
         self.epochs, self.value_pretraining_epochs, self.seed = epochs, value_pretraining_epochs, seed
         self.actor_frozen = False  # set by the ValuePretraining callback
         self.actor_trained = False  # in the last step
         self.metrics, self.clock = StepMetrics(), PhaseClock()
-        self.rollouts: list[Rollout] = []  # of the last step, for callbacks
+        self.sampled: list[Rollout] = []  # all rollouts of the last step
+        self.rollouts: list[Rollout] = []  # those of them that trained: all, but with dynamic sampling
         self.batch: Batch | None = None
         self.latest: dict[str, float] = {}  # newest value of every metric, for people
 
@@ -83,52 +85,67 @@ class RLModule(ActorCriticNetworks):
         batch = self.annotate(rollouts)
         batch = self.algorithm.credit(batch, self.sum_over_ranks, monte_carlo=self.actor_frozen)
         self.improve(batch)
-        self.report(rollouts, batch)
+        self.report(batch)
 
     def collect(self, prompts: Sequence[Prompt]) -> list[Rollout]:
-        """Group-samples responses with the current policy and verifies them."""
-        group_size = self.trainer.datamodule.group_size  # type: ignore[attr-defined]
-        return self.sample(prompts, group_size, self.sampling, self.seed, self.rl_step, "rollout")
+        """Group-samples responses with the current policy and verifies them; dynamic sampling goes on until enough are mixed."""
+        datamodule, algorithm = self.trainer.datamodule, self.algorithm  # type: ignore[attr-defined]
+
+        def draw(number: int) -> list[Rollout]:
+            drawn = prompts if number == 0 else datamodule.draw(number)
+            return self.sample(drawn, datamodule.group_size, self.sampling, self.seed, self.rl_step, "rollout")
+
+        if not algorithm.dynamic_sampling or self.actor_frozen:
+            self.sampled = self.rollouts = draw(0)
+        else:
+            self.rollouts, self.sampled = dynamic_sampling(
+                draw, datamodule.group_size, datamodule.prompts_per_step, algorithm.max_draws
+            )
+        return self.rollouts
 
     @torch.no_grad()
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
         batch = collate(rollouts)
         with self.clock.phase("annotate", len(batch.token_N)):
-            batch = batch.with_(value_R=self.per_token(batch, self.networks[1]))
+            if self.algorithm.needs_critic:
+                batch = batch.with_(value_R=self.per_token(batch, self.critic))
+            if self.algorithm.needs_reference:
+                batch = batch.with_(reference_logprob_R=self.per_token(batch, partial(self._logprob, self.reference)))
             if not self.actor_frozen:
-                logprob_R = self.per_token(batch, self._old_logprob)
-                batch = batch.with_(old_logprob_R=logprob_R)
+                batch = batch.with_(old_logprob_R=self.per_token(batch, partial(self._logprob, self.actor)))
         return batch
 
     def improve(self, batch: Batch) -> None:
         """Updates critic, then actor, on each minibatch; only the critic while the actor is frozen (technique 1)."""
-        actor_schedule, critic_schedule = cast(list[LambdaLR], self.lr_schedulers())
         for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
             for index_B in self.minibatches(len(batch), epoch):
                 minibatch = batch.select(index_B)
-                with self.clock.phase("critic_update", len(minibatch.token_N)):
-                    self.backward_critic(minibatch)
-                    self.metrics.mean("critic/grad_norm", self.apply_gradient("critic"))
-                    self.critic_updates += 1
+                if self.algorithm.needs_critic:
+                    with self.clock.phase("critic_update", len(minibatch.token_N)):
+                        self.backward_critic(minibatch)
+                        self.metrics.mean("critic/grad_norm", self.apply_gradient("critic"))
+                        self.critic_updates += 1
                 if not self.actor_frozen:
                     with self.clock.phase("actor_update", len(minibatch.token_N)):
                         self.backward_actor(minibatch)
                         self.metrics.mean("actor/grad_norm", self.apply_gradient("actor"))
                         self.actor_updates += 1
-        critic_schedule.step()
         self.rl_step += 1
+        self.policy_step += not self.actor_frozen
         self.actor_trained = not self.actor_frozen
-        if self.actor_trained:
-            actor_schedule.step()
-            self.policy_step += 1
+        for name, schedule in self.schedules.items():
+            if name == "critic" or self.actor_trained:
+                schedule.step()
 
-    def report(self, rollouts: list[Rollout], batch: Batch) -> None:
+    def report(self, batch: Batch) -> None:
         """Logs the step, moves the prompt cursor, and stops after `policy_steps`."""
-        self.rollouts, self.batch = rollouts, batch
-        report_batch(self, rollouts, batch)
+        self.batch = batch
+        self.rollouts_sampled += len(self.sampled)
+        report_step(self, self.sampled, batch)
         self.record(self.metrics.flush())
-        self.trainer.datamodule.consume(self.trainer.datamodule.prompts_per_step)  # type: ignore[attr-defined]
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule.consume(len(self.sampled) // datamodule.group_size)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; now it, and max_steps, count RL steps
         progress.increment_completed()
@@ -138,9 +155,10 @@ class RLModule(ActorCriticNetworks):
 
     def backward_critic(self, minibatch: Batch) -> None:
         """Accumulates the critic's gradient over a whole optimiser minibatch, however it is cut into micro-batches."""
+        assert isinstance(self.algorithm, ActorCritic)
         total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
         for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
-            loss = self.algorithm.critic_loss(self.networks[1](micro), micro, total)
+            loss = self.algorithm.critic_loss(self.critic(micro), micro, total)
             self.manual_backward(loss)
             self.metrics.mean("critic/value_loss", loss, 0)
         self.metrics.mean("critic/value_loss", 0.0, 1 / self.world_size)  # each micro-batch added its share of the mean
@@ -149,11 +167,12 @@ class RLModule(ActorCriticNetworks):
         """Accumulates the actor's gradient over a whole optimiser minibatch."""
         total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
         for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
-            logprob_R, entropy_R = self.networks[0](micro, self.sampling.temperature)
+            logprob_R, entropy_R = self.actor(micro, self.sampling.temperature)
             loss, watched = self.algorithm.actor_loss(logprob_R, micro, total)
             self.manual_backward(loss)
-            for name in ("clip_fraction_low", "clip_fraction_high", "kl_k1", "kl_k3"):
-                self.metrics.mean(f"actor/{name}", watched[name], len(logprob_R))
+            for name in ("clip_fraction_low", "clip_fraction_high", "kl_k1", "kl_k3", "kl_reference"):
+                if name in watched:
+                    self.metrics.mean(f"actor/{name}", watched[name], len(logprob_R))
             self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
             self.metrics.mean("actor/surrogate_loss", watched["surrogate"], 0)
             self.metrics.mean("actor/positive_nll", watched["positive_nll"], 0)
@@ -167,7 +186,7 @@ class RLModule(ActorCriticNetworks):
     ) -> list[Rollout]:
         """Rollouts of the current policy; `phase` names where their time is counted."""
         if self.engine.weights_version != self.actor_updates:
-            self.engine.load_weights(self.networks[0].language_model, self.actor_updates)
+            self.engine.load_weights(self.actor.language_model, self.actor_updates)
         verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
         with self.clock.phase(phase):
             rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)
@@ -194,8 +213,8 @@ class RLModule(ActorCriticNetworks):
             pieces |= zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=True)
         return torch.cat([pieces[row] for row in range(len(batch))])
 
-    def _old_logprob(self, micro: MicroBatch) -> Tensor:
-        logprob_R: Tensor = self.networks[0](micro, self.sampling.temperature)[0]
+    def _logprob(self, policy: Actor, micro: MicroBatch) -> Tensor:
+        logprob_R: Tensor = policy(micro, self.sampling.temperature)[0]
         return logprob_R
 
     # --- Lightning -----------------------------------------------------------------------------------------------------

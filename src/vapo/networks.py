@@ -1,7 +1,7 @@
 """Actor and critic under Lightning: building, optimizers, gradients over ranks, checkpoints. The loop is in `module.py`."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vapo.algorithms import PolicyGradient
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.rollout.engine import Engine
 from vapo.run_state import random_state, restore_random_state
 
-COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates")
+COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")
 
 
 def apply_configuration(optimizer: Optimizer, schedule: LambdaLR) -> None:
@@ -28,11 +29,17 @@ def apply_configuration(optimizer: Optimizer, schedule: LambdaLR) -> None:
         group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
 
 
-class ActorCriticNetworks(LightningModule):
-    """Two networks, each with an optimizer and a schedule of its own, under manual optimization."""
+class Networks(LightningModule):
+    """Actor and critic, each with an optimizer and a schedule of its own, under manual optimization. An algorithm without a critic
+    has none; one with a KL term also has the frozen `reference`, the policy that training started from."""
+
+    actor: Actor
+    critic: Critic
+    reference: Actor
 
     def __init__(
         self,
+        algorithm: PolicyGradient,
         actor: Callable[[], Actor],
         critic: Callable[[], Critic],
         engine: Callable[..., Engine],
@@ -43,27 +50,32 @@ class ActorCriticNetworks(LightningModule):
         max_grad_norm: float | None,
     ) -> None:
         super().__init__()
+        self.algorithm = algorithm
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
         self.automatic_optimization = False
         self.make_actor, self.make_critic, self.make_engine = actor, critic, engine
-        self.make_optimizers = (actor_optimizer, critic_optimizer)
-        self.make_schedules = (actor_schedule, critic_schedule)
+        self.make_optimizers = {"actor": actor_optimizer, "critic": critic_optimizer}
+        self.make_schedules = {"actor": actor_schedule, "critic": critic_schedule}
         self.max_grad_norm = max_grad_norm
-        self.actor: Actor | None = None
-        self.critic: Critic | None = None
-        self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = 0  # finished ones
+        self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = self.rollouts_sampled = 0  # finished ones
         self._random_state: dict[str, Any] | None = None
 
     @property
-    def networks(self) -> tuple[Actor, Critic]:
-        assert self.actor is not None and self.critic is not None, "configure_model has not run"
-        return self.actor, self.critic
+    def networks(self) -> dict[str, nn.Module]:
+        """What trains: the actor, and the critic of an algorithm that has one."""
+        return {name: getattr(self, name) for name in (("actor", "critic") if self.algorithm.needs_critic else ("actor",))}
 
     @property
-    def raw_optimizers(self) -> list[Optimizer]:
-        """Actor's, critic's; without Lightning's wrappers, which would count their steps."""
-        return cast(list[Optimizer], self.optimizers(use_pl_optimizer=False))
+    def raw_optimizers(self) -> dict[str, Optimizer]:
+        """Without Lightning's wrappers, which would count their steps."""
+        optimizers: Any = self.optimizers(use_pl_optimizer=False)
+        return dict(zip(self.networks, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
+
+    @property
+    def schedules(self) -> dict[str, LambdaLR]:
+        schedules: Any = self.lr_schedulers()
+        return dict(zip(self.networks, schedules if isinstance(schedules, list) else [schedules], strict=True))
 
     @property
     def world_size(self) -> int:
@@ -81,31 +93,38 @@ class ActorCriticNetworks(LightningModule):
 
     def apply_gradient(self, name: str) -> float:
         """Clips and applies the accumulated gradient of the `actor` or the `critic`; returns its norm before clipping."""
-        index = ("actor", "critic").index(name)
-        norm = nn.utils.clip_grad_norm_(self.networks[index].parameters(), self.max_grad_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(self.networks[name].parameters(), self.max_grad_norm or float("inf"))
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the {name}'s gradient norm is {norm.item()} in RL step {self.rl_step + 1}: lower module.{name}_optimizer.lr; "
                 "the last checkpoint is from before it"
             )
-        self.raw_optimizers[index].step()
-        self.raw_optimizers[index].zero_grad()
+        self.raw_optimizers[name].step()
+        self.raw_optimizers[name].zero_grad()
         return norm.item()
 
     # --- Lightning's hooks ---------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        if self.actor is None:
-            self.actor, self.critic = self.make_actor().train(), self.make_critic().train()
-            eos = self.actor.language_model.generation_config.eos_token_id  # type: ignore[union-attr]
-            self.engine = self.make_engine(eos_token_ids=[eos] if isinstance(eos, int) else eos)
+        if not hasattr(self, "actor"):
+            self.actor = self.make_actor().train()
+            if self.algorithm.needs_critic:
+                self.critic = self.make_critic().train()
+            if self.algorithm.needs_reference:
+                self.reference = self.make_actor().eval().requires_grad_(False)
+            self.engine = self.build_engine(self.actor)
+
+    def build_engine(self, actor: Actor) -> Engine:
+        """An engine that stops where `actor`'s model does; without weights yet."""
+        eos = actor.language_model.generation_config.eos_token_id  # type: ignore[union-attr]
+        return self.make_engine(eos_token_ids=[eos] if isinstance(eos, int) else eos)
 
     def configure_optimizers(self) -> Any:
         # actor first, critic second: the order is the key under which checkpoints keep them
         configured = []
-        for network, make_optimizer, make_schedule in zip(self.networks, self.make_optimizers, self.make_schedules, strict=True):
-            optimizer = make_optimizer(network.parameters())
-            configured.append({"optimizer": optimizer, "lr_scheduler": make_schedule(optimizer)})
+        for name, network in self.networks.items():
+            optimizer = self.make_optimizers[name](network.parameters())
+            configured.append({"optimizer": optimizer, "lr_scheduler": self.make_schedules[name](optimizer)})
         return tuple(configured)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -121,8 +140,8 @@ class ActorCriticNetworks(LightningModule):
             setattr(self, name, value)
 
     def on_train_start(self) -> None:
-        for optimizer, schedule in zip(self.raw_optimizers, cast(list[LambdaLR], self.lr_schedulers()), strict=True):
-            apply_configuration(optimizer, schedule)
+        for name, optimizer in self.raw_optimizers.items():
+            apply_configuration(optimizer, self.schedules[name])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._random_state is not None:  # only here: making the loader's iterator draws a random number

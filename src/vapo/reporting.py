@@ -6,39 +6,60 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vapo.algorithms import explained_variance_sums, group_fractions, length_adaptive_lambda
+from vapo.algorithms import ActorCritic, explained_variance_sums, group_fractions
+from vapo.rollout.collate import collate
 from vapo.types import Batch, Rollout, Status
 
 if TYPE_CHECKING:
     from vapo.module import RLModule
 
 
-def report_batch(module: RLModule, rollouts: list[Rollout], batch: Batch) -> None:
-    """Fills `module.metrics` from an RL step's rollouts. Values and log-probabilities are those from before its updates."""
-    metrics, algorithm = module.metrics, module.algorithm
-    length_B, size = batch.response_length_B.double(), len(batch)
-    metrics.mean("reward/mean", algorithm.reward(batch).sum(), size)
+def report_step(module: RLModule, sampled: list[Rollout], batch: Batch) -> None:
+    """Fills `module.metrics`.
+
+    Args:
+        sampled: all rollouts of the step; with dynamic sampling more than trained.
+        batch: those that trained, with values and log-probabilities from before the step's updates.
+    """
+    report_responses(module, sampled, batch if len(sampled) == len(batch) else collate(sampled))
+    metrics, tokens = module.metrics, batch.response_length_B.sum().item()
+    assert batch.advantage_R is not None
+    metrics.mean("advantage/abs_mean", batch.advantage_R.abs().sum(), tokens)
+    metrics.mean("actor/positive_token_fraction", batch.response_length_B[batch.correct_B].sum(), tokens)
+    if batch.old_logprob_R is not None:
+        metrics.mean("engine/logprob_gap_mean", (batch.old_logprob_R - batch.sampler_logprob_R).abs().sum(), tokens)
+    if isinstance(module.algorithm, ActorCritic):
+        report_critic(module, module.algorithm, batch)
+    metrics.gauge("clock/rl_step", module.rl_step)
+    metrics.gauge("clock/policy_step", module.policy_step)
+    metrics.gauge("clock/actor_updates", module.actor_updates)
+    metrics.gauge("clock/critic_updates", module.critic_updates)
+    metrics.gauge("clock/rollouts", module.rollouts_sampled)
+    for name, optimizer in module.raw_optimizers.items():
+        metrics.gauge(f"{name}/learning_rate", optimizer.param_groups[0]["lr"])
+
+
+def report_responses(module: RLModule, sampled: list[Rollout], batch: Batch) -> None:
+    """Reward, accuracy, length and groups of everything that was sampled."""
+    metrics, size, length_B = module.metrics, len(batch), batch.response_length_B.double()
+    metrics.mean("reward/mean", module.algorithm.reward(batch).sum(), size)
     metrics.mean("response/accuracy", batch.correct_B.double().sum(), size)
     metrics.mean("response/length_mean", length_B.sum(), size)
     for name, chosen_B in (("correct", batch.correct_B), ("wrong", ~batch.correct_B)):
         metrics.mean(f"response/length_{name}_mean", length_B[chosen_B].sum(), chosen_B.sum().item())
     metrics.mean("response/truncated_fraction", batch.truncated_B.double().sum(), size)
-    metrics.mean("response/no_answer_fraction", sum(r.verdict.status is Status.NO_ANSWER for r in rollouts), size)
+    metrics.mean("response/no_answer_fraction", sum(r.verdict.status is Status.NO_ANSWER for r in sampled), size)
     groups = int(batch.group_B.max()) + 1
     for name, fraction in group_fractions(batch.correct_B, batch.group_B).items():
         metrics.mean(f"group/{name}", fraction * groups, groups)
-    tokens = length_B.sum().item()
-    metrics.mean("actor/positive_token_fraction", length_B[batch.correct_B].sum(), tokens)
 
-    assert batch.value_R is not None and batch.advantage_R is not None
-    alpha = algorithm.length_adaptive_alpha
-    lambda_B = torch.full((size,), algorithm.actor_lambda) if alpha is None else length_adaptive_lambda(length_B, alpha)
-    metrics.mean("actor/lambda_mean", lambda_B.double().sum(), size)
-    metrics.mean("advantage/abs_mean", batch.advantage_R.abs().sum(), tokens)
-    metrics.mean("critic/value_mean", batch.value_R.sum(), tokens)
-    if batch.old_logprob_R is not None:
-        metrics.mean("engine/logprob_gap_mean", (batch.old_logprob_R - batch.sampler_logprob_R).abs().sum(), tokens)
 
+def report_critic(module: RLModule, algorithm: ActorCritic, batch: Batch) -> None:
+    """Values beside the Monte-Carlo return, over all tokens and by tenths of the response (A24)."""
+    assert batch.value_R is not None
+    metrics, size = module.metrics, len(batch)
+    metrics.mean("actor/lambda_mean", algorithm.policy_lambda(batch).double().sum(), size)
+    metrics.mean("critic/value_mean", batch.value_R.sum(), len(batch.value_R))
     return_R = algorithm.monte_carlo_return(batch)
     everywhere_R = torch.ones_like(return_R, dtype=torch.bool)
     metrics.explained_variance("critic/explained_variance", explained_variance_sums(batch.value_R, return_R, everywhere_R))
@@ -48,10 +69,3 @@ def report_batch(module: RLModule, rollouts: list[Rollout], batch: Batch) -> Non
         sums = explained_variance_sums(batch.value_R, return_R, decile_R == decile)
         if sums[0] > 0:
             metrics.explained_variance(f"critic/explained_variance_decile_{decile}", sums)
-
-    metrics.gauge("clock/rl_step", module.rl_step)
-    metrics.gauge("clock/policy_step", module.policy_step)
-    metrics.gauge("clock/actor_updates", module.actor_updates)
-    metrics.gauge("clock/critic_updates", module.critic_updates)
-    for name, optimizer in zip(("actor", "critic"), module.raw_optimizers, strict=True):
-        metrics.gauge(f"{name}/learning_rate", optimizer.param_groups[0]["lr"])

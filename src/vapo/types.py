@@ -106,6 +106,7 @@ class Batch:
     truncated_B: Tensor  # bool, cut at the length limit
     sampler_logprob_R: Tensor  # from the engine, at the temperature sampled
     old_logprob_R: Tensor | None = None  # from the actor before the step's first update
+    reference_logprob_R: Tensor | None = None  # from the policy training started from
     value_R: Tensor | None = None  # critic's value of the state before each token, before the step's first update
     advantage_R: Tensor | None = None
     target_R: Tensor | None = None  # what the critic regresses on

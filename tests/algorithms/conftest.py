@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+pytest.register_assert_rewrite("tests.algorithms.knobs_of_the_loop")
+
 MASK = ["111111", "111100", "110000", "100000", "101101", "001010", "011111", "000000"]  # whole, short, with holes, empty
 
 

@@ -5,11 +5,11 @@ from math import exp
 
 import pytest
 import torch
+from tests.algorithms.splits import cut, losses
 from torch.testing import assert_close
 
 from vapo.algorithms import ActorCritic
 from vapo.rollout.collate import micro_batches
-from vapo.types import Batch
 
 VAPO = ActorCritic(clip_high=0.28, loss_aggregation="token", positive_lm_coef=0.1)
 SWITCHES = [{}, {"loss_aggregation": "sequence"}, {"positive_lm_coef": 0.0}, {"dual_clip": 1.5}, {"clip_high": 0.2}]
@@ -19,30 +19,6 @@ SWITCHES = [{}, {"loss_aggregation": "sequence"}, {"positive_lm_coef": 0.0}, {"d
 def logprob_R(annotated):
     """Log-probabilities that have moved far enough to be clipped at both sides."""
     return annotated.old_logprob_R + 0.6 * torch.randn(34, generator=torch.Generator().manual_seed(4))
-
-
-def cut(batch: Batch, pieces: int):
-    """The batch as `pieces` micro-batches of equally many rollouts, each with its flat tokens' places in the batch."""
-    start_B = [0, *batch.response_length_B.cumsum(0).tolist()]
-    for index_B in torch.arange(len(batch)).chunk(pieces):
-        (micro,) = micro_batches(batch.select(index_B), 10**6)
-        rows = index_B[micro.index_B].tolist()
-        yield micro, torch.tensor([place for row in rows for place in range(start_B[row], start_B[row + 1])])
-
-
-def losses(algorithm, batch, x_R, pieces, kind):
-    """Loss summed over micro-batches, its gradient at each token, and the sums that are watched."""
-    x_R, total, watched = x_R.clone().requires_grad_(), algorithm.normalisers(batch), []
-    loss = 0.0
-    for micro, place_R in cut(batch, pieces):
-        if kind == "actor":
-            part, sums = algorithm.actor_loss(x_R[place_R], micro, total)
-            watched.append(torch.stack([sums[name] for name in sorted(sums)]))
-        else:
-            part = algorithm.critic_loss(x_R[place_R], micro, total)
-        part.backward()
-        loss += part.item()
-    return loss, x_R.grad, sum(watched)
 
 
 def actor_terms(algorithm, batch, logprob_R):

@@ -1,10 +1,11 @@
 """The mathematics of VAPO: torch only, no state, no I/O, one function an equation. This is its table of contents."""
 
+from vapo.algorithms.actor_critic import ActorCritic as ActorCritic
 from vapo.algorithms.advantages import gae as gae
 from vapo.algorithms.advantages import length_adaptive_lambda as length_adaptive_lambda
-from vapo.algorithms.algorithm import ActorCritic as ActorCritic
 from vapo.algorithms.algorithm import Normalisers as Normalisers
 from vapo.algorithms.algorithm import PolicyGradient as PolicyGradient
+from vapo.algorithms.credit import auroc_at as auroc_at
 from vapo.algorithms.diagnostics import clip_indicators as clip_indicators
 from vapo.algorithms.diagnostics import entropy as entropy
 from vapo.algorithms.diagnostics import kl_k1 as kl_k1
@@ -14,6 +15,8 @@ from vapo.algorithms.evaluation import avg_at_k as avg_at_k
 from vapo.algorithms.evaluation import bootstrap_interval as bootstrap_interval
 from vapo.algorithms.evaluation import maj_at_k as maj_at_k
 from vapo.algorithms.evaluation import pass_at_k as pass_at_k
+from vapo.algorithms.group_relative import GroupRelative as GroupRelative
+from vapo.algorithms.groups import group_advantage as group_advantage
 from vapo.algorithms.groups import group_fractions as group_fractions
 from vapo.algorithms.masked import masked_fill as masked_fill
 from vapo.algorithms.masked import masked_whiten as masked_whiten

@@ -1,4 +1,4 @@
-"""How far the policy moved and how sure it is; nothing here is trained on. VAPO has no KL term (vapo.md A16)."""
+"""How far the policy moved and how sure it is. Nothing of this is in VAPO's loss (vapo.md A16); GRPO may train on a KL."""
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ def kl_k3(log_ratio_BT: Tensor) -> Tensor:
         log_ratio_BT: log pi_new(a|s) - log pi_old(a|s) of tokens sampled from pi_old.
     """
     return torch.expm1(log_ratio_BT) - log_ratio_BT
+
+
+KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def clip_indicators(log_ratio_BT: Tensor, advantage_BT: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,31 @@
-"""What a group of responses to one prompt tells (technique 7: group sampling)."""
+"""What a group of responses to one prompt tells: GRPO's advantage, and how many groups have anything to tell (technique 7)."""
 
 import torch
 from torch import Tensor
+
+
+def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = True, epsilon: float = 1e-6) -> Tensor:
+    """How much better a response is than its group (GRPO; DAPO Eq 9).
+
+        A_i = (R_i - mean(R)) / (std(R) + epsilon),    mean and std over the responses to the same prompt
+
+    The papers do not say which standard deviation; this is the sample's (n - 1), as in the public code they came with. Equal
+    rewards, or a group of one, give 0.
+
+    Args:
+        reward_B: one reward per response.
+        group_B: group number of each response, 0 to P-1.
+        divide_by_std: without it only the mean is taken off.
+    """
+    groups = int(group_B.max()) + 1
+    size_P = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B, torch.ones(len(group_B), dtype=torch.float64))
+    mean_P = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B, reward_B.double()) / size_P
+    centred_B = reward_B.double() - mean_P[group_B]
+    if divide_by_std:
+        square_P = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B, centred_B**2)
+        std_P = (square_P / (size_P - 1).clamp(min=1)).sqrt()
+        centred_B = centred_B / (std_P[group_B] + epsilon)
+    return centred_B.to(reward_B.dtype)
 
 
 def group_fractions(correct_B: Tensor, group_B: Tensor) -> dict[str, float]:

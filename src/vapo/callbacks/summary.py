@@ -20,7 +20,7 @@ class Summary(Callback):
         if not trainer.is_global_zero or not (self.folder / "metrics.csv").exists():
             return
         metrics = load_metrics(self.folder)
-        table = Table(title="VAPO run", show_header=False)
+        table = Table(title="run", show_header=False)
         score = score_column(metrics)
         if score is not None:
             evaluated = metrics.dropna(subset=[score])

@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import nn
 
-from vapo.algorithms import explained_variance, explained_variance_sums
+from vapo.algorithms import ActorCritic, explained_variance, explained_variance_sums
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import Batch
@@ -88,22 +88,27 @@ class ValuePretraining(Callback):
 
     @torch.no_grad()
     def _explained_variance(self, module: RLModule) -> float:
-        assert self._heldout is not None
-        value_R = module.per_token(self._heldout, module.networks[1])
+        assert self._heldout is not None and isinstance(module.algorithm, ActorCritic)
+        value_R = module.per_token(self._heldout, module.critic)
         return_R = module.algorithm.monte_carlo_return(self._heldout)
         sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
         return explained_variance(sums, module.sum_over_ranks).item()
 
     def _make_key(self, trainer: Trainer, module: RLModule) -> dict[str, str]:
         algorithm, sampling, datamodule = module.algorithm, module.sampling, trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(algorithm, ActorCritic):
+            raise ValueError(
+                f"{type(algorithm).__name__} has no critic to pretrain; set callbacks.value_pretraining.steps to 0, or "
+                "algorithm to one with a critic, such as vapo"
+            )
         training = {
             "steps": (self.steps, self.patience, self.min_delta),
             "updates": (datamodule.rollouts_per_step, module.minibatch_rollouts, module.value_pretraining_epochs),
-            "optimizer": module.raw_optimizers[1].defaults,
+            "optimizer": module.raw_optimizers["critic"].defaults,
         }
         return {
-            "base model": fingerprint(module.networks[0]),
-            "critic initialisation": fingerprint(module.networks[1]),
+            "base model": fingerprint(module.actor),
+            "critic initialisation": fingerprint(module.critic),
             "task": str(datamodule.source.describe()),
             "sampling": str(sampling),
             "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
@@ -116,11 +121,11 @@ class ValuePretraining(Callback):
         state = {
             "key": self.key,
             "run": str(trainer.default_root_dir),
-            "clock": {name: getattr(module, name) for name in ("rl_step", "critic_updates")},
+            "clock": {name: getattr(module, name) for name in ("rl_step", "critic_updates", "rollouts_sampled")},
             "datamodule": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
-            "critic": module.networks[1].state_dict(),
-            "optimizer": module.raw_optimizers[1].state_dict(),
-            "schedule": module.lr_schedulers()[1].state_dict(),  # type: ignore[index]
+            "critic": module.critic.state_dict(),
+            "optimizer": module.raw_optimizers["critic"].state_dict(),
+            "schedule": module.schedules["critic"].state_dict(),
         }
         partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
         torch.save(state, partial)
@@ -139,9 +144,9 @@ class ValuePretraining(Callback):
                 f"the pretrained critic in {self.critic_file} was made with another {', '.join(differs)}; "
                 "set callbacks.value_pretraining.critic_file to another path, or to null"
             )
-        module.networks[1].load_state_dict(state["critic"])
-        module.raw_optimizers[1].load_state_dict(state["optimizer"])
-        module.lr_schedulers()[1].load_state_dict(state["schedule"])  # type: ignore[index]
+        module.critic.load_state_dict(state["critic"])
+        module.raw_optimizers["critic"].load_state_dict(state["optimizer"])
+        module.schedules["critic"].load_state_dict(state["schedule"])
         for name, value in state["clock"].items():
             setattr(module, name, value)
         trainer.datamodule.load_state_dict(state["datamodule"])  # type: ignore[attr-defined]

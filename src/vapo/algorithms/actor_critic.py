@@ -1,0 +1,91 @@
+"""PPO, VC-PPO and VAPO: one class, other switches. Its defaults are vanilla PPO; `configs/algorithm/vapo.yaml` is VAPO."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vapo.algorithms.advantages import gae, length_adaptive_lambda
+from vapo.algorithms.algorithm import Normalisers, PolicyGradient, require
+from vapo.algorithms.masked import local_sum, masked_whiten, token_mean
+from vapo.algorithms.rewards import terminal_reward
+from vapo.algorithms.value_loss import value_loss
+from vapo.types import Batch, MicroBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCritic(PolicyGradient):
+    """PPO and its refinements: a critic turns one reward at the end into an advantage for each token."""
+
+    needs_critic: ClassVar[bool] = True
+
+    value_pretraining_steps: int = 0  # most RL steps in which only the critic trains (technique 1)
+    actor_lambda: float = 0.95  # lambda of the advantages, where not length-adaptive
+    critic_lambda: float | None = None  # lambda of the value targets (technique 2); None shares the actor's
+    length_adaptive_alpha: float | None = None  # alpha of the length-adaptive lambda (technique 3); None uses actor_lambda
+    gamma: float = 1.0  # discount; 1 throughout the paper
+    whiten_advantages: bool = True  # as PPO is run in practice; the paper's text has none (A10)
+    clip_value: float | None = None  # in units of reward; None for no value clipping (A20)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.value_pretraining_steps >= 0,
+            f"algorithm.value_pretraining_steps is {self.value_pretraining_steps}; set it to 0 (none) or more RL steps",
+        )
+        for name in ("actor_lambda", "critic_lambda", "gamma"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"algorithm.{name} is {value}; set it in [0, 1]")
+        alpha = self.length_adaptive_alpha
+        require(
+            alpha is None or alpha > 0,
+            f"algorithm.length_adaptive_alpha is {alpha}; set it above 0, the paper's is 0.05, or to null for a fixed actor_lambda",
+        )
+        require(
+            self.clip_value is None or self.clip_value > 0,
+            f"algorithm.clip_value is {self.clip_value}; set it above 0, or to null for none",
+        )
+
+    def credit(self, batch: Batch, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, monte_carlo: bool = False) -> Batch:
+        """Adds advantages and value targets to an annotated batch (techniques 2 and 3).
+
+        Args:
+            batch: with `value_R`.
+            monte_carlo: value targets are the plain returns, whatever `critic_lambda` says: value pretraining (technique 1).
+        """
+        assert batch.value_R is not None
+        mask_BT, value_BT = batch.mask_BT, batch.pad(batch.value_R)
+        reward_BT = terminal_reward(self.reward(batch), mask_BT)
+        actor_lambda = self.policy_lambda(batch)
+        critic_lambda = actor_lambda if self.critic_lambda is None else self.critic_lambda
+        if monte_carlo:
+            critic_lambda = 1.0
+        advantage_BT = gae(reward_BT, value_BT, mask_BT, actor_lambda, self.gamma)
+        target_BT = gae(reward_BT, value_BT, mask_BT, critic_lambda, self.gamma) + value_BT
+        if self.whiten_advantages:
+            advantage_BT = masked_whiten(advantage_BT, mask_BT, sum_over_ranks)
+        return batch.with_(advantage_R=advantage_BT[mask_BT], target_R=target_BT[mask_BT])
+
+    def policy_lambda(self, batch: Batch) -> Tensor:
+        """lambda_B of the policy's advantages: by length, or the same for all (technique 3)."""
+        if self.length_adaptive_alpha is None:
+            return torch.full((len(batch),), self.actor_lambda, dtype=torch.float64)
+        return length_adaptive_lambda(batch.response_length_B, self.length_adaptive_alpha)
+
+    def monte_carlo_return(self, batch: Batch) -> Tensor:
+        """return_R: what explained variance is measured against, the discounted reward still to come at each token."""
+        mask_BT = batch.mask_BT
+        reward_BT = terminal_reward(self.reward(batch), mask_BT)
+        return gae(reward_BT, torch.zeros_like(reward_BT), mask_BT, 1.0, self.gamma)[mask_BT]
+
+    def critic_loss(self, value_R: Tensor, micro: MicroBatch, total: Normalisers) -> Tensor:
+        """This micro-batch's share of the critic's loss: a mean over tokens, whatever the actor's aggregation (A20).
+
+        Args:
+            value_R: values under the critic being trained, with gradient.
+        """
+        old_value_BT = None if self.clip_value is None else micro.padded("value_R")
+        loss_BT = value_loss(micro.pad(value_R), micro.padded("target_R"), old_value_BT, self.clip_value)
+        return token_mean(loss_BT, micro.mask_BT, total.tokens)

@@ -1,0 +1,54 @@
+"""GRPO and DAPO: no critic. A response is as good as it is better than the others of its group, and so is each of its tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vapo.algorithms.algorithm import Normalisers, PolicyGradient, require
+from vapo.algorithms.diagnostics import KL_ESTIMATORS
+from vapo.algorithms.groups import group_advantage
+from vapo.algorithms.masked import local_sum, masked_fill
+from vapo.types import Batch, MicroBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRelative(PolicyGradient):
+    """One number for a whole response, the same at every token: where it went wrong, no one asks."""
+
+    group_size: int = 16  # G >= 2, responses per prompt: their mean is the baseline
+    divide_by_std: bool = True  # advantages in units of the group's standard deviation (DAPO Eq 9)
+    kl_coef: float = 0.0  # beta, weight of the KL divergence from the initial policy; DAPO has none
+    kl_estimator: str = "k3"  # k1, k2 or k3; GRPO's is k3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.group_size >= 2,
+            f"algorithm.group_size is {self.group_size}: a group is its own baseline, so it needs 2 responses or more",
+        )
+        require(self.kl_coef >= 0, f"algorithm.kl_coef is {self.kl_coef}; set it to 0 (off) or more")
+        require(
+            self.kl_estimator in KL_ESTIMATORS,
+            f"algorithm.kl_estimator is {self.kl_estimator!r}; set it to one of {', '.join(KL_ESTIMATORS)}",
+        )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
+    def credit(self, batch: Batch, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, monte_carlo: bool = False) -> Batch:
+        """Gives every token of a response its response's advantage within the group. A group lies on one rank."""
+        assert not monte_carlo, "there is no critic to pretrain"
+        advantage_B = group_advantage(self.reward(batch), batch.group_B, self.divide_by_std)
+        return batch.with_(advantage_R=advantage_B.repeat_interleave(batch.response_length_B))
+
+    def actor_loss(self, logprob_R: Tensor, micro: MicroBatch, total: Normalisers) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds beta * KL(policy || initial policy), estimated at the sampled tokens, to the shared loss."""
+        loss, watched = super().actor_loss(logprob_R, micro, total)
+        if self.kl_coef > 0:
+            log_ratio_BT = micro.padded("reference_logprob_R") - micro.pad(logprob_R)
+            kl_BT = KL_ESTIMATORS[self.kl_estimator](log_ratio_BT)
+            loss = loss + self.kl_coef * self.aggregate(kl_BT, micro.mask_BT, total)
+            watched["kl_reference"] = masked_fill(kl_BT.detach(), micro.mask_BT).sum()
+        return loss, watched

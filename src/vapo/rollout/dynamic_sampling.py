@@ -1,0 +1,43 @@
+"""DAPO's dynamic sampling: groups that are all right or all wrong have no advantage, so others are drawn in their place."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+from vapo.types import Rollout
+
+
+def dynamic_sampling(
+    draw: Callable[[int], list[Rollout]], group_size: int, groups: int, max_draws: int
+) -> tuple[list[Rollout], list[Rollout]]:
+    """Draws until `groups` groups are mixed, part right and part wrong (DAPO Eq 11: 0 < number correct < G).
+
+    Args:
+        draw: `draw(i)` gives the rollouts of the i-th draw, whole groups of `group_size`, other prompts each time.
+        groups: how many mixed groups are wanted; surplus ones of the last draw are dropped.
+        max_draws: then it goes on with fewer groups, and a warning. If not one is mixed, with the first draw, whose advantages
+            are all 0.
+
+    Returns:
+        The rollouts to train on, groups numbered 0, 1, ..., and all that were drawn, numbered likewise.
+    """
+    sampled: list[list[Rollout]] = []
+    mixed: list[list[Rollout]] = []
+    draws = 0
+    while len(mixed) < groups and draws < max_draws:
+        rollouts = draw(draws)
+        draws += 1
+        drawn = [rollouts[i : i + group_size] for i in range(0, len(rollouts), group_size)]
+        sampled += drawn
+        mixed += [group for group in drawn if 0 < sum(rollout.correct for rollout in group) < len(group)]
+    if len(mixed) < groups:
+        warnings.warn(
+            f"dynamic sampling found {len(mixed)} of {groups} mixed groups in {draws} draws of prompts and goes on with those: "
+            "raise algorithm.max_draws, or take problems nearer to what the policy can do",
+            stacklevel=2,
+        )
+    return _numbered(mixed[:groups] or sampled[:groups]), _numbered(sampled)
+
+
+def _numbered(groups: list[list[Rollout]]) -> list[Rollout]:
+    return [replace(rollout, group=number) for number, group in enumerate(groups) for rollout in group]

@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types mini clean
+.PHONY: help setup test test-slow lint types mini ablate clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ types: setup  ## check types (mypy)
 
 mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 	$(BIN)/python src/train.py experiment=vapo_full
+
+# The same folder again: a second `make ablate` goes on with what the first did not finish.
+ablate: setup  ## remove each technique in turn, three seeds each, two runs at a time (an hour or two); then the report
+	$(BIN)/python src/train.py -m experiment=vapo_full 'ablation=glob(*)' seed=0,1,2 threads=1 \
+	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=logs/train/multiruns/ablate
+	$(BIN)/python src/report.py logs/train/multiruns/ablate
 
 clean:  ## remove caches and build outputs (keeps .venv and logs)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -1,14 +1,26 @@
 """Every config composes and instantiates, and says what it does."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from tests.runs import CONFIGS, config_for
 
 GROUPS = ("experiment", "scale", "debug", "logger", "trainer")
+EXPERIMENTS, ABLATIONS = (sorted(path.stem for path in Path(CONFIGS, group).glob("*.yaml")) for group in ("experiment", "ablation"))
 EVERY = [f"{group}={path.stem}" for group in GROUPS for path in sorted(Path(CONFIGS, group).glob("*.yaml"))]
+# `critic_lambda: 1.0 # 2. decoupled GAE: ...` in vapo.yaml -> {"decoupled_gae": ("critic_lambda", "2")}
+TECHNIQUES = {
+    re.sub(r"\W", "_", technique.lower()): (field, number)
+    for field, number, technique in re.findall(
+        r"^(\w+): .*# (\d)\. ([^:]+):", Path(CONFIGS, "algorithm", "vapo.yaml").read_text(), re.MULTILINE
+    )
+}
 
 
 @pytest.mark.parametrize("choice", EVERY)
@@ -52,3 +64,74 @@ def test_vapo_has_the_papers_numbers(tmp_path: Path) -> None:
     assert (algorithm.value_pretraining_steps, algorithm.critic_lambda, algorithm.length_adaptive_alpha) == (50, 1.0, 0.05)
     assert (algorithm.clip_low, algorithm.clip_high, algorithm.loss_aggregation) == (0.2, 0.28, "token")
     assert (algorithm.positive_lm_coef, algorithm.group_size, algorithm.gamma) == (0.1, 16, 1.0)
+
+
+def algorithm_of(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Every field of the algorithm that a configuration makes."""
+    return asdict(instantiate(config_for(folder, *overrides).algorithm))
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name] != other[name]}
+
+
+def test_vc_ppo_grpo_and_dapo_have_their_papers_numbers(tmp_path: Path) -> None:
+    limit = "rollout.sampling.max_new_tokens=20480"
+    vc_ppo, grpo, dapo = (
+        config_for(tmp_path, f"experiment={name}", "~at_scale", limit).algorithm for name in ("vc_ppo", "grpo", "dapo")
+    )
+    assert (vc_ppo.value_pretraining_steps, vc_ppo.critic_lambda, vc_ppo.actor_lambda) == (100, 1.0, 0.95)
+    assert (grpo.group_size, grpo.kl_coef, grpo.kl_estimator, grpo.loss_aggregation) == (16, 0.001, "k3", "sequence")
+    assert (dapo.clip_low, dapo.clip_high, dapo.overlong_buffer, dapo.max_response_tokens) == (0.2, 0.28, 4096, 20480)
+
+
+def test_vc_ppo_is_ppo_with_two_techniques_and_vapo_with_seven(tmp_path: Path) -> None:
+    ppo, vc_ppo, vapo = (algorithm_of(tmp_path, f"experiment={name}") for name in ("ppo_vanilla", "vc_ppo", "vapo_full"))
+    assert differing(vc_ppo, ppo) == {"value_pretraining_steps", "critic_lambda"}
+    assert differing(vapo, ppo) == {field for field, _ in TECHNIQUES.values()}
+
+
+def test_dapo_is_grpo_with_five_changes(tmp_path: Path) -> None:
+    grpo, dapo = (algorithm_of(tmp_path, f"experiment={name}") for name in ("grpo", "dapo"))
+    five = {"clip_high", "dynamic_sampling", "loss_aggregation", "overlong_buffer", "kl_coef"}
+    assert differing(dapo, grpo) == five
+    assert set(yaml.safe_load(Path(CONFIGS, "algorithm", "dapo.yaml").read_text())) - {"defaults"} == five
+
+
+def test_each_technique_has_an_ablation_and_each_ablation_a_technique() -> None:
+    assert [number for _, number in TECHNIQUES.values()] == list("1234567")
+    assert set(ABLATIONS) == {"none"} | {f"no_{technique}" for technique in TECHNIQUES}
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_an_ablation_of_vapo_sets_one_field_back_to_ppos(technique: str, tmp_path: Path) -> None:
+    field, number = TECHNIQUES[technique]
+    assert f"VAPO without technique {number};" in Path(CONFIGS, "ablation", f"no_{technique}.yaml").read_text()
+    vapo = algorithm_of(tmp_path, "experiment=vapo_full", "ablation=none")
+    ablated = algorithm_of(tmp_path, "experiment=vapo_full", f"ablation=no_{technique}")
+    assert differing(ablated, vapo) == {field}
+    assert ablated[field] == algorithm_of(tmp_path, "experiment=ppo_vanilla")[field]
+
+
+def test_ablation_none_removes_nothing(tmp_path: Path) -> None:
+    bare, none = (config_for(tmp_path, "experiment=vapo_full", choice) for choice in ("~ablation", "ablation=none"))
+    assert bare == none
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_every_experiment_with_every_ablation_runs_or_names_the_setting(experiment: str, ablation: str, tmp_path: Path) -> None:
+    config = config_for(tmp_path, f"experiment={experiment}", f"ablation={ablation}")
+    has_critic, field = config.algorithm._target_.endswith("ActorCritic"), TECHNIQUES.get(ablation.removeprefix("no_"), ("",))[0]
+    if not has_critic and field in {"group_size", "value_pretraining_steps", "critic_lambda", "length_adaptive_alpha"}:
+        with pytest.raises(InstantiationException) as raised:
+            instantiate(config.algorithm)
+        cause = raised.value.__cause__
+        assert isinstance(cause, ValueError | TypeError) and field in str(cause)  # a TypeError where there is no such field
+        return
+    algorithm, datamodule = instantiate(config.algorithm), instantiate(config.data)
+    assert datamodule.group_size == algorithm.group_size
+    assert datamodule.prompts_per_step * datamodule.group_size == config.data.rollouts_per_step
+    steps = instantiate(config.callbacks.value_pretraining).steps
+    assert steps == getattr(algorithm, "value_pretraining_steps", 0)

@@ -20,6 +20,18 @@ def load_metrics(folder: Path | str) -> pd.DataFrame:
     return pd.read_csv(Path(folder) / "metrics.csv").sort_values("rl_step", ignore_index=True)
 
 
+def newest_run(logs: Path | str) -> Path:
+    """The folder of the run under `logs` that logged last.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = sorted(Path(logs).rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"no run under {logs}: start one with `python src/train.py experiment=vapo_full`")
+    return found[-1].parent
+
+
 def score_column(metrics: pd.DataFrame) -> str | None:
     """The name of the benchmark's avg@k column, if there is one."""
     return next((name for name in metrics.columns if re.search(r"/avg@\d+$", name)), None)

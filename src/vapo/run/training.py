@@ -3,13 +3,15 @@
 import logging
 import sys
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import lightning
 import torch
 import transformers
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,7 +34,9 @@ def train(config: DictConfig) -> dict[str, float]:
         name, config = config.checkpoint, resumed_config(config)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", name)
     elif (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds a run already: set resume={folder} to go on with it, or hydra.run.dir to a new folder")
+        check_same_job(config, folder)
+        checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
+    check_algorithm(config.algorithm)
     quiet_libraries()
     torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -43,8 +47,7 @@ def train(config: DictConfig) -> dict[str, float]:
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     save_record(config, folder)
-    if config.resume is not None:
-        cut_back(folder, rl_step)
+    cut_back(folder, rl_step)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
     finally:
@@ -80,6 +83,28 @@ def resumed_config(config: DictConfig) -> DictConfig:
         ) from error
     merged.resume = config.resume
     return merged
+
+
+def check_algorithm(algorithm: DictConfig) -> None:
+    """Raises if a switch is set that the algorithm does not have, as an ablation of VAPO's critic does to GRPO."""
+    family = get_class(algorithm._target_)
+    unknown = sorted(str(name) for name in algorithm if name != "_target_" and name not in {f.name for f in fields(family)})
+    if unknown:
+        raise ValueError(
+            f"algorithm.{', algorithm.'.join(unknown)} has no meaning for {family.__name__}: choose an experiment that has it, "
+            "such as vapo_full, or another ablation"
+        )
+
+
+def check_same_job(config: DictConfig, folder: Path) -> None:
+    """Raises unless this is the job of a sweep that `folder` holds: a sweep run again goes on with what it had not finished."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise ValueError(f"{folder} holds a run already: set resume={folder} to go on with it, or hydra.run.dir to a new folder")
+    if (folder / CONFIG).read_text() != OmegaConf.to_yaml(config):
+        raise ValueError(
+            f"{folder} holds a job with another configuration: set hydra.sweep.dir to a new folder, or repeat the command "
+            "that made this one"
+        )
 
 
 def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:

@@ -1,0 +1,29 @@
+"""Gathers a sweep: python src/report.py logs/train/multiruns/<time> [--out folder]
+
+Writes report.md, table.csv, curves.csv and figures, by default into the sweep's folder. Instead of a folder it takes a
+curves.csv that an earlier report kept: python src/report.py docs/results/curves.csv --out docs/results
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a multirun, or a curves.csv")
+    parser.add_argument("--out", type=Path, help="folder for the report; default: the sweep's")
+    arguments = parser.parse_args()
+
+    from vapo.analysis.report import write_report  # here: `--help` should not wait for pandas
+
+    sweep: Path = arguments.sweep
+    try:
+        print(write_report(sweep, arguments.out or (sweep.parent if sweep.suffix == ".csv" else sweep)).read_text())
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

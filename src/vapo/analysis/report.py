@@ -1,0 +1,80 @@
+"""A sweep as Markdown, CSV and figures."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, load_sweep, summarise
+from vapo.analysis.sweep_figures import plot_arms, plot_two, smoothness, steps_share
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "–" if isinstance(value, float) and math.isnan(value) else f"{value:.{digits}f}"
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """The summary as a Markdown table; ± is half of the 95 % Student-t interval over seeds."""
+    steps = " | ".join(f"steps to {threshold}" for threshold in THRESHOLDS)
+    lines = [
+        f"| arm | seeds | last avg@32 | area under curve | {steps} | length at end | collapsed | AUROC adv. first → last | "
+        "AUROC drop first → last | paper |",
+        "|" + "---|" * (9 + len(THRESHOLDS)),
+    ]
+    for row in table.to_dict("records"):
+        reached = " | ".join(f"{_number(row[f'steps_to_{x}'], 0)} ({row[f'reached_{x}']} of {row['seeds']})" for x in THRESHOLDS)
+        lines.append(
+            f"| {row['arm']} | {row['seeds']} | {_number(row['last'])} ± {_number(row['last_half'])} | {_number(row['area'])} ± "
+            f"{_number(row['area_half'])} | {reached} | {_number(row['length_last'], 0)} | {row['collapsed']} | "
+            f"{_number(row['auroc_advantage_first'])} → {_number(row['auroc_advantage_last'])} | "
+            f"{_number(row['auroc_value_drop_first'])} → {_number(row['auroc_value_drop_last'])} | {_number(row['paper'], 0)} |"
+        )
+    return "\n".join(lines)
+
+
+def comparison(table: pd.DataFrame) -> str:
+    """Sentences on how the order of arms compares with the paper's."""
+    found = compare_with_paper(table)
+    if not found:
+        return "No comparison with the paper: it takes vapo_full and two other arms of the paper's table."
+    return (
+        f"Of {found['arms']:.0f} effects, {found['last_same_sign']:.0f} have the paper's sign in the last score and "
+        f"{found['area_same_sign']:.0f} in the area under the curve. Spearman's rank correlation with the paper's scores: "
+        f"{found['last_rank_correlation']:.2f} (last), {found['area_rank_correlation']:.2f} (area)."
+    )
+
+
+def against_dapo(curves: pd.DataFrame) -> str:
+    """VAPO against DAPO, as in the paper's Figures 1 and 2."""
+    parts = [
+        f"VAPO reaches DAPO's last mean score after {_number(steps_share(curves, x=x))} of DAPO's {what}"
+        for x, what in (("actor_updates", "gradient updates"), ("rollouts", "rollouts"))
+    ]
+    jumps = ", ".join(f"{arm} {_number(smoothness(curves, arm), 3)}" for arm in ("vapo_full", "dapo"))
+    return f"{'; '.join(parts)} (paper: 0.6 of its steps). Standard deviation of the reward's second differences: {jumps}."
+
+
+def write_report(source: Path | str, out: Path | str) -> Path:
+    """Writes report.md, table.csv, curves.csv and the figures.
+
+    Args:
+        source: folder of a multirun, or a curves.csv of an earlier report.
+        out: folder for the files.
+
+    Returns:
+        the path of report.md.
+    """
+    out = Path(out)
+    curves = load_sweep(source)
+    table = summarise(curves)
+    out.mkdir(parents=True, exist_ok=True)
+    curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
+    table.to_csv(out / "table.csv", index=False, float_format="%.6g")
+    plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
+    parts = [markdown_table(table), comparison(table), "![score and length of every arm](arms.png)"]
+    if {"vapo_full", "dapo"} <= set(table["arm"]):
+        plot_two(curves).savefig(out / "vapo_against_dapo.png", dpi=110)
+        parts += [against_dapo(curves), "![VAPO against DAPO](vapo_against_dapo.png)"]
+    report = out / "report.md"
+    report.write_text("\n\n".join(parts) + "\n")
+    return report

@@ -1,0 +1,153 @@
+"""Many runs together: one long table of their curves, and one row an arm with intervals over seeds."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import spearmanr, t
+
+from vapo.analysis.curves import load_metrics, score_column
+
+PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
+    "vapo_full": 60,
+    "no_group_sampling": 55,
+    "no_positive_example_lm_loss": 54,
+    "no_token_level_loss": 53,
+    "dapo": 50,
+    "grpo": 47,
+    "no_clip_higher": 46,
+    "no_length_adaptive_gae": 45,
+    "no_decoupled_gae": 33,
+    "no_value_pretraining": 11,
+    "ppo_vanilla": 5,
+}
+THRESHOLDS = (0.4, 0.6, 0.8)
+COLUMNS = {  # what is kept of a run: column of metrics.csv -> short name
+    "clock/policy_step": "policy_step",
+    "clock/actor_updates": "actor_updates",
+    "clock/rollouts": "rollouts",
+    "reward/mean": "reward",
+    "response/accuracy": "accuracy",
+    "response/length_mean": "length",
+    "actor/entropy_mean": "entropy",
+    "actor/lambda_mean": "actor_lambda",
+    "critic/explained_variance": "explained_variance",
+    "value_pretraining/heldout_explained_variance": "heldout_explained_variance",
+    "credit/first_slip_auroc_advantage": "auroc_advantage",
+    "credit/first_slip_auroc_value_drop": "auroc_value_drop",
+}
+
+
+def arm_and_seed(folder: str) -> tuple[str, int]:
+    """What a job of a sweep varied, but for its seed, from its folder's name.
+
+    >>> arm_and_seed("ablation=no_clip_higher,experiment=vapo_full,seed=2")
+    ('no_clip_higher', 2)
+    >>> arm_and_seed("ablation=none,experiment=vapo_full,model.critic.head_init=zero,seed=0")
+    ('vapo_full, model.critic.head_init=zero', 0)
+    """
+    overrides = dict(part.split("=", 1) for part in folder.split(",") if "=" in part)
+    seed = int(overrides.pop("seed", 0))
+    ablation, experiment = overrides.pop("ablation", "none"), overrides.pop("experiment", None)
+    name = experiment if ablation == "none" else ablation
+    return ", ".join([*([name] if name else []), *(f"{key}={value}" for key, value in overrides.items())]) or folder, seed
+
+
+def load_sweep(folder: Path | str) -> pd.DataFrame:
+    """The runs under a multirun folder, or a `curves.csv` that a report kept of them, as one table.
+
+    Returns:
+        a row per run and RL step, with arm, seed, rl_step, score and the short names of COLUMNS.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    folder = Path(folder)
+    if folder.suffix == ".csv":
+        return pd.read_csv(folder)
+    runs = []
+    for path in sorted(folder.rglob("metrics.csv")):
+        metrics = load_metrics(path.parent)
+        arm, seed = arm_and_seed(path.parent.name)
+        kept = metrics[["rl_step", *(name for name in COLUMNS if name in metrics)]].rename(columns=COLUMNS)
+        score = score_column(metrics)
+        if score is not None:
+            kept["score"] = metrics[score]
+            kept["evaluated_length"] = metrics[score.split("/")[0] + "/length_mean"]
+        runs.append(kept.assign(arm=arm, seed=seed))
+    if not runs:
+        raise FileNotFoundError(f"no metrics.csv under {folder}: give the folder of a multirun, logs/train/multiruns/<time>")
+    curves = pd.concat(runs, ignore_index=True)
+    curves["policy_step"] = curves["policy_step"].fillna(0)  # the base policy's evaluation is before any step
+    return curves[["arm", "seed", *(name for name in curves if name not in ("arm", "seed"))]]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half of the 95 % Student-t interval over seeds; the half is nan for one seed.
+
+    >>> interval([1.0, 2.0, 3.0])[0]
+    2.0
+    """
+    n, mean = len(values), sum(values) / len(values)
+    if n < 2:
+        return mean, math.nan
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+
+
+def score_of_run(run: pd.DataFrame) -> dict[str, float]:
+    """What one run reached: last score, area under its curve, steps to thresholds, whether its responses collapsed."""
+    evaluated = run.dropna(subset=["score"]).sort_values("rl_step")
+    step, score = evaluated["policy_step"].to_numpy(), evaluated["score"].to_numpy()
+    span = step[-1] - step[0]
+    area = float(((score[1:] + score[:-1]) / 2 * (step[1:] - step[:-1])).sum() / span) if span > 0 else float(score[-1])
+    first, last = evaluated["evaluated_length"].iloc[0], evaluated["evaluated_length"].iloc[-1]
+    found = {"last": float(score[-1]), "area": area, "length_last": last, "collapsed": float(last < first / 2)}
+    for threshold in THRESHOLDS:
+        reached = step[score >= threshold]
+        found[f"steps_to_{threshold}"] = float(reached[0]) if len(reached) else math.nan
+    for name in ("auroc_advantage", "auroc_value_drop"):
+        measured = run[name].dropna() if name in run else pd.Series(dtype=float)
+        found[f"{name}_first"] = float(measured.iloc[0]) if len(measured) else math.nan
+        found[f"{name}_last"] = float(measured.iloc[-1]) if len(measured) else math.nan
+    return found
+
+
+def summarise(curves: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm, best last score first: means and half intervals over seeds, and the paper's score.
+
+    `steps_to_x` is the mean over the seeds that got there, `reached_x` how many did; `collapsed` counts seeds whose responses
+    at the end are less than half as long as the base policy's.
+    """
+    rows = []
+    for arm, runs in curves.groupby("arm"):
+        found = pd.DataFrame([score_of_run(run) for _, run in runs.groupby("seed")])
+        row: dict[str, object] = {"arm": arm, "seeds": len(found), "paper": PAPER.get(str(arm), math.nan)}
+        for name in ("last", "area"):
+            row[name], row[f"{name}_half"] = interval(found[name].tolist())
+        for threshold in THRESHOLDS:
+            row[f"steps_to_{threshold}"] = found[f"steps_to_{threshold}"].mean()
+            row[f"reached_{threshold}"] = int(found[f"steps_to_{threshold}"].notna().sum())
+        row["collapsed"] = int(found["collapsed"].sum())
+        rows.append(row | found[[name for name in found if name.startswith(("length", "auroc"))]].mean().to_dict())
+    return pd.DataFrame(rows).sort_values("last", ascending=False, ignore_index=True)
+
+
+def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dict[str, float]:
+    """Whether removing a technique, or another algorithm, hurts as in the paper: signs of effects and order of arms.
+
+    Returns:
+        `arms` in both tables without the reference; of those, how many effects on the last score and on the area have the
+        paper's sign; Spearman's rank correlation of both with the paper's scores, reference included.
+    """
+    shared = table.dropna(subset=["paper"]).set_index("arm")
+    if reference not in shared.index or len(shared) < 3:
+        return {}
+    others = shared.drop(index=reference)
+    result = {"arms": float(len(others))}
+    for name in ("last", "area"):
+        effect = others[name] - shared.loc[reference, name]
+        wanted = others["paper"] - shared.loc[reference, "paper"]
+        result[f"{name}_same_sign"] = float((effect * wanted > 0).sum())
+        result[f"{name}_rank_correlation"] = float(spearmanr(shared[name], shared["paper"]).statistic)
+    return result

@@ -1,0 +1,107 @@
+"""Figures of a sweep: one curve an arm, the mean over seeds, with a band."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vapo.analysis.sweep import interval
+
+PANELS = (
+    ("score", "MiniAIME avg@32"),
+    ("length", "response length, tokens"),
+    ("reward", "reward, mean of a step"),
+    ("entropy", "entropy, nats per token"),
+)
+TITLES = dict(PANELS) | {
+    "explained_variance": "explained variance of the return",
+    "auroc_advantage": "AUROC of -advantage at the first slip",
+}
+
+
+def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, color: str, smooth: int = 1) -> None:
+    """Mean over seeds of `column` against `x`, and the 95 % Student-t interval as a band.
+
+    Args:
+        runs: one arm's rows of `load_sweep`.
+        smooth: rows of a running mean taken over each seed first; 1 is none.
+    """
+    shown = runs.dropna(subset=[column, x]).sort_values("rl_step")
+    shown = shown.assign(**{column: shown.groupby("seed")[column].transform(lambda y: y.rolling(smooth, min_periods=1).mean())})
+    at = shown.groupby("policy_step").agg({x: "mean", column: lambda y: interval(list(y))})
+    mean, half = at[column].str[0], at[column].str[1].fillna(0.0)
+    axis.plot(at[x], mean, label=label, color=color, marker="o" if column == "score" else None, markersize=3)
+    axis.fill_between(at[x], mean - half, mean + half, alpha=0.15, color=color, linewidth=0)
+
+
+def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
+    """Score and length of every arm against the RL steps in which the actor trained."""
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for number, arm in enumerate(arms):
+        runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
+        for axis, (column, _) in zip(axes, PANELS[:2], strict=True):
+            draw_curve(axis, runs, column, "policy_step", arm, f"C{number}" if number < 10 else f"{0.15 * (number - 9):.2f}")
+    for axis, (_, title) in zip(axes, PANELS[:2], strict=True):
+        axis.set(title=title, xlabel="RL step of policy training")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(0, 1)
+    axes[1].legend(fontsize=8)
+    return figure
+
+
+def plot_columns(curves: pd.DataFrame, arms: Sequence[str], columns: Sequence[str], smooth: int = 1) -> Figure:
+    """One panel a column of `load_sweep`'s table, one curve an arm, against the RL steps of policy training."""
+    figure = Figure(figsize=(13, 3.3 * -(-len(columns) // 3)), layout="constrained")
+    axes = figure.subplots(-(-len(columns) // 3), 3, squeeze=False).flatten()
+    for axis, column in zip(axes, columns, strict=False):
+        for number, arm in enumerate(arms):
+            runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
+            draw_curve(axis, runs, column, "policy_step", arm, f"C{number}", 1 if column == "score" else smooth)
+        axis.set(title=TITLES.get(column, column), xlabel="RL step of policy training")
+        axis.grid(alpha=0.3)
+    for axis in axes[len(columns) :]:
+        axis.set_visible(False)
+    axes[0].legend()
+    return figure
+
+
+def plot_two(curves: pd.DataFrame, arms: Sequence[str] = ("vapo_full", "dapo")) -> Figure:
+    """The paper's Figures 1 and 2 in small: two arms' score, length, reward and entropy, by RL step and by gradient update."""
+    figure = Figure(figsize=(15, 6.5), layout="constrained")
+    rows = figure.subplots(2, 4, sharey="col")
+    for axes, (x, label) in zip(rows, (("policy_step", "RL step"), ("actor_updates", "gradient update of the actor")), strict=True):
+        for axis, (column, title) in zip(axes, PANELS, strict=True):
+            for number, arm in enumerate(arms):
+                runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
+                draw_curve(axis, runs, column, x, arm, f"C{number}")
+            axis.set(title=title, xlabel=label)
+            axis.grid(alpha=0.3)
+    rows[0][0].legend()
+    return figure
+
+
+def steps_share(curves: pd.DataFrame, arm: str = "vapo_full", other: str = "dapo", x: str = "actor_updates") -> float:
+    """The share of `other`'s last `x` at which `arm`'s mean score first reaches `other`'s last (the paper: 0.6); nan if never.
+
+    Between evaluations the mean score is interpolated.
+    """
+    scored = curves.dropna(subset=["score"]).sort_values("policy_step")
+    means = {name: scored[scored["arm"] == name].groupby("policy_step")[["score", x]].mean() for name in (arm, other)}
+    if any(frame.empty for frame in means.values()):
+        return float("nan")
+    goal, end = means[other]["score"].iloc[-1], means[other][x].fillna(0).iloc[-1]
+    score, at = means[arm]["score"].tolist(), means[arm][x].fillna(0).tolist()
+    for i in range(1, len(score)):
+        if score[i] >= goal:
+            weight = 0.0 if score[i] == score[i - 1] else (goal - score[i - 1]) / (score[i] - score[i - 1])
+            return float((at[i - 1] + max(weight, 0.0) * (at[i] - at[i - 1])) / end)
+    return float("nan")
+
+
+def smoothness(curves: pd.DataFrame, arm: str, column: str = "reward") -> float:
+    """How much a curve jumps: standard deviation of its second differences, mean over seeds; 0 is a straight line."""
+    runs = curves[(curves["arm"] == arm) & (curves["policy_step"] > 0)].dropna(subset=[column]).sort_values("rl_step")
+    jumps = [run[column].diff().diff().std() for _, run in runs.groupby("seed")]
+    return float(sum(jumps) / len(jumps)) if jumps else float("nan")

@@ -1,0 +1,49 @@
+"""The truth of a prefix, on an engine whose continuations are known."""
+
+from types import SimpleNamespace
+
+import torch
+
+from vapo.analysis.critic_truth import critic_against_truth
+from vapo.types import Completion, Prompt, Rollout, SamplingParams, Status, Verdict
+from vapo.verifiers.sums import SumsVerifier
+
+LETTERS = "_!0123456789+-=;?:A"
+
+
+class KnownEngine:
+    """Finishes `7` + `-` with a right answer three times out of four, everything else with a wrong one."""
+
+    def load_weights(self, model, version):
+        self.version = version
+
+    def generate(self, requests, sampling):
+        self.requests, found = requests, []
+        for number, request in enumerate(requests):
+            text = "".join(LETTERS[i] for i in request.prompt_ids)
+            digit = "4" if text.endswith(":7-") and number % 4 else "5"
+            found.append(Completion(tuple(LETTERS.index(c) for c in f"3=4;A{digit}!"), (0.0,) * 7, True))
+        return found
+
+
+def test_truth_is_the_mean_reward_of_continuations_and_value_that_of_the_prefix():
+    tokens = tuple(LETTERS.index(c) for c in "7-3=4;A4!")
+    prompt = Prompt(0, "7-3:", "4", tuple(LETTERS.index(c) for c in "7-3:"))
+    rollout = Rollout(prompt, 0, Completion(tokens, (0.0,) * 9, True), "7-3=4;A4", Verdict(Status.CORRECT, "4"))
+    engine = KnownEngine()
+    module = SimpleNamespace(
+        engine=engine,
+        actor=SimpleNamespace(language_model=None),
+        critic=None,
+        actor_updates=3,
+        sampling=SamplingParams(),
+        per_token=lambda batch, critic: torch.arange(9) / 10,
+        tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(LETTERS[i] for i in ids if i > 1)),
+    )
+    frame = critic_against_truth(module, [rollout], SumsVerifier(), positions=4, continuations=8, seed=0)
+    assert frame["tokens"].tolist() == [0, 2, 4, 6] and engine.version == 3
+    assert torch.allclose(torch.tensor(frame["value"].tolist()), torch.tensor([0.0, 0.2, 0.4, 0.6]))
+    assert frame["truth"].tolist() == [-1.0, 0.5, -1.0, -1.0]  # 6 of 8 right after "7-"
+    assert frame["reward"].tolist() == [1.0] * 4
+    assert [len(request.prompt_ids) for request in engine.requests] == [4] * 8 + [6] * 8 + [8] * 8 + [10] * 8
+    assert len({request.seed for request in engine.requests}) == 32

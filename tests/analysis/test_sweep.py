@@ -1,0 +1,108 @@
+"""The report's numbers, from hand-made metrics files whose answers are known."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vapo.analysis.report import markdown_table, write_report
+from vapo.analysis.sweep import arm_and_seed, compare_with_paper, interval, load_sweep, score_of_run, summarise
+from vapo.analysis.sweep_figures import smoothness, steps_share
+
+BENCHMARK = "mini_aime_t1_p0.7"
+
+
+def evaluation(score: float, length: float) -> dict[str, float]:
+    values = {"avg@32": score, "avg@32_low95": score - 0.05, "avg@32_high95": score + 0.05, "length_mean": length}
+    return {f"{BENCHMARK}/{name}": value for name, value in values.items()}
+
+
+def write_run(folder: Path, scores: list[float], lengths: list[float], every: int = 5, updates: int = 4) -> None:
+    """A run evaluated at policy steps 0, every, 2 * every, ..., after one RL step of value pretraining."""
+    rows = [{"rl_step": 0, **evaluation(scores[0], lengths[0])}]
+    rows.append({"rl_step": 1, "clock/policy_step": 0, "clock/actor_updates": 0, "reward/mean": -1.0})
+    for step in range(1, every * (len(scores) - 1) + 1):
+        row = {"rl_step": step + 1, "clock/policy_step": step, "clock/actor_updates": updates * step, "reward/mean": step / 10}
+        row |= {"clock/rollouts": 256 * step, "response/length_mean": 50.0, "actor/entropy_mean": 0.1}
+        if step % every == 0:
+            row |= evaluation(scores[step // every], lengths[step // every])
+        rows.append(row)
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    arms = {
+        "experiment=vapo_full": ([0.1, 0.5, 0.9], [0.1, 0.7, 0.9]),
+        "ablation=no_clip_higher,experiment=vapo_full": ([0.1, 0.3, 0.7], [0.1, 0.3, 0.5]),
+        "experiment=ppo_vanilla": ([0.1, 0.1, 0.2], [0.1, 0.1, 0.0]),
+        "experiment=dapo": ([0.1, 0.3, 0.5], [0.1, 0.3, 0.5]),
+    }
+    for name, seeds in arms.items():
+        for seed, scores in enumerate(seeds):
+            collapses = name == "experiment=ppo_vanilla" and seed == 1
+            write_run(tmp_path / f"{name},seed={seed}", scores, [100.0, 80.0, 40.0 if collapses else 60.0])
+    return tmp_path
+
+
+def test_arms_are_what_the_folder_names_say():
+    assert arm_and_seed("experiment=dapo,seed=3") == ("dapo", 3)
+    assert arm_and_seed("2026-11-21_08-00-00") == ("2026-11-21_08-00-00", 0)
+
+
+def test_interval_is_student_t():
+    mean, half = interval([0.7, 0.8, 0.9])
+    assert mean == pytest.approx(0.8)
+    assert half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # t quantile 0.975 with 2 degrees of freedom
+    assert math.isnan(interval([0.5])[1])
+
+
+def test_area_and_steps_of_a_run(sweep):
+    curves = load_sweep(sweep)
+    run = curves[(curves["arm"] == "vapo_full") & (curves["seed"] == 0)]
+    found = score_of_run(run)
+    assert found["last"] == 0.9
+    assert found["area"] == pytest.approx((0.3 * 5 + 0.7 * 5) / 10)
+    assert found["steps_to_0.4"] == 5 and found["steps_to_0.6"] == 10 and found["collapsed"] == 0
+
+
+def test_summary_is_over_seeds_and_sorted(sweep):
+    table = summarise(load_sweep(sweep)).set_index("arm")
+    assert list(table.index) == ["vapo_full", "no_clip_higher", "dapo", "ppo_vanilla"]
+    assert table.loc["no_clip_higher", "last"] == pytest.approx(0.6)
+    assert table.loc["no_clip_higher", "reached_0.6"] == 1 and table.loc["no_clip_higher", "steps_to_0.6"] == 10
+    assert table.loc["ppo_vanilla", "collapsed"] == 1 and math.isnan(table.loc["ppo_vanilla", "steps_to_0.4"])
+
+
+def test_comparison_with_the_paper(sweep):
+    found = compare_with_paper(summarise(load_sweep(sweep)))
+    assert found["arms"] == 3 and found["last_same_sign"] == 3
+    assert found["last_rank_correlation"] == pytest.approx(0.8)  # order 1 2 3 4 against the paper's 1 3 2 4
+
+
+def test_share_of_dapos_updates(sweep):
+    """DAPO ends at 0.5 after 40 updates; VAPO's mean passes 0.1, 0.6 (20 updates): 0.5 is reached at 16."""
+    assert steps_share(load_sweep(sweep)) == pytest.approx(16 / 40)
+    assert math.isnan(steps_share(load_sweep(sweep), arm="ppo_vanilla"))
+
+
+def test_a_straight_line_is_smooth(sweep):
+    assert smoothness(load_sweep(sweep), "dapo") == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_report_is_rebuilt_from_its_own_curves(sweep, tmp_path):
+    first = write_report(sweep, tmp_path / "a")
+    again = write_report(tmp_path / "a" / "curves.csv", tmp_path / "b")
+    assert first.read_text() == again.read_text()
+    assert "| vapo_full | 2 | 0.90 ±" in first.read_text()
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {
+        *("report.md", "table.csv", "curves.csv", "arms.png", "vapo_against_dapo.png"),
+    }
+    assert len(markdown_table(summarise(load_sweep(sweep))).splitlines()) == 6
+
+
+def test_a_folder_without_runs_is_an_error_that_says_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give the folder of a multirun"):
+        load_sweep(tmp_path)

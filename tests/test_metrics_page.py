@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from tests.runs import run
+from tests.runs import CREDIT, run
 
 from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS
 
@@ -20,8 +20,9 @@ def documented() -> set[str]:
 
 
 def test_page_and_run_name_the_same_keys(tmp_path: Path) -> None:
-    run(tmp_path)
-    logged = set(pd.read_csv(tmp_path / "metrics.csv").columns) - {"rl_step"}
+    for experiment in ("vapo_full", "grpo"):  # between them a critic and a reference policy
+        run(tmp_path / experiment, *CREDIT, experiment=experiment)
+    logged = {key for path in tmp_path.glob("*/metrics.csv") for key in pd.read_csv(path).columns} - {"rl_step"}
     logged = {re.sub(r"^mini_aime_t1_p0.7/", "", key).replace("@2", "@k") for key in logged}
     assert logged - documented() == set()
     assert documented() - logged <= {"response/length_correct_mean", "response/length_wrong_mean"}  # absent when there are none

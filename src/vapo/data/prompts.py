@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vapo.data.sums import mini_aime, problem_at
 from vapo.types import Prompt
-from vapo.verifiers.sums import answer
+from vapo.verifiers.sums import Step, answer, trace
 
 
 class PromptSource(Protocol):
@@ -48,6 +48,11 @@ class SumsPrompts:
 
     def benchmark(self) -> list[Prompt]:
         return [self._make(index, problem) for index, problem in enumerate(mini_aime(self.min_operands, self.max_operands))]
+
+    def trace(self, prompt: Prompt, response: str) -> list[Step]:
+        """The truth of each step of a response, which only a generated task knows."""
+        before, after = self.template.split("{problem}")
+        return trace(prompt.text[len(before) : len(prompt.text) - len(after)], response)
 
     def describe(self) -> dict[str, str | int]:
         names = ("benchmark_name", "template", "min_operands", "max_operands")

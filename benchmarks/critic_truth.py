@@ -1,0 +1,56 @@
+"""Critic against truth: python benchmarks/critic_truth.py <run folder> [--checkpoint step_000005.ckpt]
+
+Samples rollouts of the checkpoint's policy, finishes each anew 64 times from several places, and compares the critic's value there
+with the mean reward of the continuations: correlation and mean error by tenths of the response. Writes critic_truth.csv.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from vapo.analysis.critic_truth import critic_against_truth
+from vapo.rollout.collect import collect
+from vapo.run.resolvers import register
+from vapo.run.training import quiet_libraries
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--checkpoint", default="last.ckpt", help="of the run; base is the initial networks")
+    parser.add_argument("--rollouts", type=int, default=60)
+    parser.add_argument("--positions", type=int, default=5, help="prefixes per rollout")
+    parser.add_argument("--continuations", type=int, default=64, help="per prefix")
+    arguments = parser.parse_args()
+    register()
+    quiet_libraries()
+    config = OmegaConf.load(arguments.run / "resolved.yaml")
+    module, datamodule = instantiate(config.module), instantiate(config.data)
+    module.configure_model()
+    if arguments.checkpoint != "base":
+        state = torch.load(arguments.run / "checkpoints" / arguments.checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+    module.engine.load_weights(module.actor.language_model, 0)
+    prompts = datamodule.held_out(arguments.rollouts)
+    rollouts = collect(prompts, 1, module.engine, module.sampling, module.tokenizer, datamodule.verifier, 77, 0)
+    frame = critic_against_truth(module, rollouts, datamodule.verifier, arguments.positions, arguments.continuations, 78)
+    frame.to_csv(arguments.run / "critic_truth.csv", index=False)
+    frame["place"] = (frame["share"] * 10).astype(int).clip(upper=9) / 10
+    table = frame.groupby("place").apply(
+        lambda rows: {
+            "prefixes": len(rows),
+            "mean value": round(rows["value"].mean(), 3),
+            "mean truth": round(rows["truth"].mean(), 3),
+            "mean |error|": round((rows["value"] - rows["truth"]).abs().mean(), 3),
+        },
+        include_groups=False,
+    )
+    print(*table.items(), sep="\n")
+    print(f"correlation of value and truth over {len(frame)} prefixes: {frame['value'].corr(frame['truth']):.3f}")
+
+
+if __name__ == "__main__":
+    main()

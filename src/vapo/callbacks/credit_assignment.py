@@ -1,0 +1,123 @@
+"""Does the critic see where a response went wrong? Needs a task that knows the truth of every step, as running sums do."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+
+from vapo.algorithms import ActorCritic, auroc_at
+from vapo.module import RLModule
+from vapo.rollout.collate import collate
+from vapo.rollout.collect import collect
+from vapo.types import Batch, Rollout, SamplingParams
+
+FIXED_SEED = 2_000_003  # of the fixed responses' prompts and samples, whatever the run's seed
+
+
+NAMES = ("first_slip_auroc_advantage", "first_slip_auroc_value_drop", "value_drop_slip", "value_drop_other")
+MOST_DRAWS = 8  # times `responses` prompts that are asked to find as many with a slip
+
+
+@dataclass(frozen=True)
+class MarkedResponse:
+    """A wrong response, the tokens where its steps have their results, and which of them is the first unrepaired slip."""
+
+    rollout: Rollout
+    result_indices: list[int]
+    slip: int  # position in result_indices
+
+
+class CreditAssignment(Callback):
+    """Judges advantages and values on a fixed set of the base policy's wrong responses, before the actor's first update, every
+    `every_n_steps` of its RL steps and after the last.
+
+    `credit/first_slip_auroc_advantage`: how often -advantage at the first unrepaired slip's result exceeds that at the other
+    results of the same response, averaged over responses; `..._value_drop`: the same for V before minus V after the result.
+    An advantage that is the same at every token scores 0.5, whatever it is.
+    """
+
+    def __init__(self, responses: int, every_n_steps: int) -> None:
+        """
+        Args:
+            responses: size of the fixed set, >= 1; below 500 the numbers are rough.
+            every_n_steps: RL steps of policy training between measurements, >= 1.
+        """
+        if responses < 1 or every_n_steps < 1:
+            raise ValueError(
+                f"credit assignment on {responses} responses every {every_n_steps} RL steps; set both values of "
+                "callbacks.credit_assignment to 1 or more, or callbacks.credit_assignment to null"
+            )
+        self.responses, self.every_n_steps = responses, every_n_steps
+        self.measured_base = False
+        self._marked: list[MarkedResponse] = []
+        self._batch: Batch | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+        if isinstance(pl_module.algorithm, ActorCritic):
+            self._marked = self._sample_base_policy(trainer, pl_module)
+            self._batch = collate([marked.rollout for marked in self._marked])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        if not pl_module.actor_frozen and not self.measured_base:
+            self.measured_base = True
+            self._measure(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        if pl_module.actor_trained and (pl_module.policy_step % self.every_n_steps == 0 or pl_module.is_last_step):
+            self._measure(pl_module)
+
+    def _sample_base_policy(self, trainer: Trainer, module: RLModule) -> list[MarkedResponse]:
+        """The same set whenever it is made, after a resume too: from the initial weights, not from those being trained."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        base = module.make_actor().to(module.device)
+        engine = module.build_engine(base)
+        engine.load_weights(base.language_model, 0)
+        marked: list[MarkedResponse] = []
+        sampling = SamplingParams(max_new_tokens=module.sampling.max_new_tokens)
+        for draw in range(MOST_DRAWS):
+            indices = range(draw * self.responses, (draw + 1) * self.responses)
+            prompts = [datamodule.source.prompt(index, FIXED_SEED) for index in indices]
+            rollouts = collect(prompts, 1, engine, sampling, module.tokenizer, datamodule.verifier, FIXED_SEED, 0)
+            marked += [found for rollout in rollouts if (found := self._mark(datamodule, rollout)) is not None]
+            if len(marked) >= self.responses:
+                return marked[: self.responses]
+        if not marked:
+            raise ValueError("the base policy makes no step errors to find; set callbacks.credit_assignment to null")
+        return marked
+
+    @staticmethod
+    def _mark(datamodule: Any, rollout: Rollout) -> MarkedResponse | None:
+        steps = datamodule.source.trace(rollout.prompt, rollout.text)
+        slips = [i for i, step in enumerate(steps) if not step.right and not step.repaired]
+        if rollout.correct or not slips or len(steps) < 2:
+            return None
+        return MarkedResponse(rollout, [step.result_index for step in steps], slips[0])
+
+    @torch.no_grad()
+    def _measure(self, module: RLModule) -> None:
+        if self._batch is None:
+            return
+        value_R = module.per_token(self._batch, module.critic)
+        batch = module.algorithm.credit(self._batch.with_(value_R=value_R))
+        assert batch.advantage_R is not None
+        lengths = batch.response_length_B.tolist()
+        sums = dict.fromkeys(NAMES, 0.0)
+        for marked, value_T, advantage_T in zip(
+            self._marked, value_R.split(lengths), batch.advantage_R.split(lengths), strict=True
+        ):
+            following_T = torch.cat([value_T[1:], value_T.new_zeros(1)])
+            drops = (value_T - following_T)[marked.result_indices].tolist()
+            blame = (-advantage_T)[marked.result_indices].tolist()
+            others = [drop for i, drop in enumerate(drops) if i != marked.slip]
+            sums["first_slip_auroc_advantage"] += auroc_at(blame, marked.slip)
+            sums["first_slip_auroc_value_drop"] += auroc_at(drops, marked.slip)
+            sums["value_drop_slip"] += drops[marked.slip]
+            sums["value_drop_other"] += sum(others) / len(others)
+        module.record({f"credit/{name}": total / len(self._marked) for name, total in sums.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured_base": self.measured_base}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.measured_base = state_dict["measured_base"]

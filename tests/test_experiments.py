@@ -70,6 +70,7 @@ def test_grpo_trains_an_actor_beside_a_reference_that_stays_and_has_no_critic(tm
     rollouts = pd.read_parquet(tmp_path / "rollouts" / "step_000001.parquet")
     assert "values" not in rollouts and "targets" not in rollouts
     for _, group in rollouts.groupby("group"):
+        assert len(group) == 4 and group["prompt"].nunique() == 1
         spread = group["reward"].std()
         for _, row in group.iterrows():
             expected = (row["reward"] - group["reward"].mean()) / (spread + 1e-6)

@@ -1,8 +1,7 @@
 """Running sums: endless seeded problems, MiniAIME, and the noisy solutions the base model learned from."""
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 from vapo.verifiers.sums import MODULUS, apply, parse_problem
@@ -12,10 +11,14 @@ MINI_AIME_SIZE = 30
 
 
 def make_problem(rng: random.Random, operands: int) -> str:
-    """A problem with `operands` numbers: the first 0 to 9, the others 1 to 9."""
+    """A problem with `operands` numbers: the first 0 to 9, the others 1 to 9 and from large to small.
+
+    So the hard steps come first, and a long routine separates what decides about the answer from the reward for it.
+    """
     if operands < 2:
         raise ValueError(f"a running sum needs at least 2 operands, not {operands}; set data.min_operands to 2 or more")
-    return str(rng.randrange(MODULUS)) + "".join(rng.choice("+-") + str(rng.randint(1, 9)) for _ in range(operands - 1))
+    digits = sorted((rng.randint(1, 9) for _ in range(operands - 1)), reverse=True)
+    return str(rng.randrange(MODULUS)) + "".join(f"{rng.choice('+-')}{digit}" for digit in digits)
 
 
 @cache
@@ -31,39 +34,34 @@ def mini_aime(min_operands: int, max_operands: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class NoisySolver:
-    """Writes solutions as the pretraining corpus has them: three styles, slips, and checks that repair some slips.
+    """Writes solutions as the pretraining corpus has them: guesses, and steps with slips and repairs.
 
-    Only steps that cross ten (a carry or a borrow) with an operand of 8 or 9 are hard. A slip skips the operation: the result
-    repeats the total before it, which is never right, so an error can be seen without knowing the addition table. Slips are
-    frequent where they occur: noise spread thinly over all steps and digits would vanish under top-p 0.7 sampling.
+    Only steps that cross ten (a carry or a borrow) with an operand of `hard_operand` or more are hard. A slip writes `?` for the
+    result and goes on from the total before it, which is never right; a repair adds the true result. So an error can be seen, as
+    hesitations in real chains of thought can, and the choice between leaving and repairing it is a token of its own. The rates
+    are below 0.7, or top-p 0.7 sampling would make the choices for the policy.
     """
 
-    direct_share: float = 0.35  # of solutions that only guess
-    checked_share: float = 0.35  # of solutions that check each step; the rest writes unchecked steps
-    false_alarm_rate: float = 0.02  # of right results that a check doubts; it then repeats them
-    slip_rates: Mapping[int, float] = field(default_factory=lambda: {8: 0.4, 9: 0.5})  # operand -> of hard steps
-    detect_rates: Mapping[int, float] = field(default_factory=lambda: {8: 0.4, 9: 0.5})  # operand -> of slips that a check sees
+    direct_share: float = 0.4  # of solutions that only guess
+    slip_rate: float = 0.6  # of hard steps
+    repair_rate: float = 0.35  # of slips
+    hard_operand: int = 8  # smallest operand that can make a step hard
+    hard_operators: str = "+-"  # operators that can make a step hard
 
     def solve(self, rng: random.Random, problem: str) -> str:
         """One sampled solution, without EOS."""
-        style = rng.random()
-        if style < self.direct_share:
+        if rng.random() < self.direct_share:
             return f"A{rng.randrange(MODULUS)}"
-        checked = style < self.direct_share + self.checked_share
         total, operations = parse_problem(problem)
         text = ""
         for operator, operand in operations:
             truth = apply(total, operator, operand)
-            easy = 0 <= (total + operand if operator == "+" else total - operand) < MODULUS
-            slipped = not easy and rng.random() < self.slip_rates.get(operand, 0.0)
-            written = total if slipped else truth
-            text += f"{total}{operator}{operand}={written}"
-            total = written
-            if checked:
-                doubts = rng.random() < (self.detect_rates[operand] if slipped else self.false_alarm_rate)
-                text += f"?{truth}" if doubts else "."
-                total = truth if doubts else written
-            text += ";"
+            crosses = not 0 <= (total + operand if operator == "+" else total - operand) < MODULUS
+            hard = crosses and operand >= self.hard_operand and operator in self.hard_operators
+            slipped = hard and rng.random() < self.slip_rate
+            repaired = slipped and rng.random() < self.repair_rate
+            text += f"{total}{operator}{operand}={'?' if slipped else ''}{truth if repaired or not slipped else ''};"
+            total = total if slipped and not repaired else truth
         return f"{text}A{total}"
 
 

@@ -35,7 +35,7 @@ from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
 
-ALPHABET = "0123456789+-=;.?:A"
+ALPHABET = "0123456789+-=;?:A"
 EOS, PAD = "!", "_"
 
 
@@ -48,7 +48,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int) -> Qwen2ForCausalLM:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int, positions: int = 1024
+) -> Qwen2ForCausalLM:
     """A Qwen2 of the given sizes, randomly initialised."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -57,7 +59,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, he
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=1024,
+        max_position_embeddings=positions,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -114,7 +116,7 @@ def pretrain_base(
             problem = make_problem(rng, rng.randint(low, high))
             pairs.append((template.format(problem=problem), solver.solve(rng, problem)))
             tokens += len(pairs[-1][0]) + len(pairs[-1][1])
-        token_BL, label_BL = _supervised_rows(tokenizer, pairs)
+        token_BL, label_BL = (rows.to(model.device) for rows in _supervised_rows(tokenizer, pairs))
         logits_BLV = model(input_ids=token_BL, use_cache=False).logits
         loss = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), label_BL[:, 1:].flatten(), ignore_index=-100)
         optimizer.zero_grad()
@@ -139,6 +141,7 @@ def train_reward_model(
     epochs: int,
     learning_rate: float,
     seed: int,
+    device: str = "cpu",
 ) -> PreTrainedModel:
     """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone.
 
@@ -147,14 +150,14 @@ def train_reward_model(
     """
     torch.manual_seed(seed)
     engine = TorchEngine([tokenizer.eos_token_id])
-    engine.load_weights(Qwen2ForCausalLM.from_pretrained(base), version=0)
+    engine.load_weights(Qwen2ForCausalLM.from_pretrained(base).to(device), version=0)  # type: ignore[arg-type]
     source = SumsPrompts(tokenizer, template, 2, max_operands)
     prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
     batch = collate(collect(prompts, 1, engine, sampling, tokenizer, SumsVerifier(), seed, rl_step=0))
     reward_B = torch.where(batch.correct_B, 1.0, -1.0)
     print(f"reward model: {rollouts} base rollouts, {batch.correct_B.float().mean():.3f} correct", flush=True)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     updates = epochs * -(-rollouts // 64)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20, 0.01 + 2 * (updates - i) / updates))
@@ -165,9 +168,9 @@ def train_reward_model(
         for index_B in order_B.split(64):
             optimizer.zero_grad()
             part = batch.select(index_B)
-            for micro in micro_batches(part, 4096):
+            for micro in micro_batches(part, 4096, torch.device(device)):
                 score_B = model(input_ids=micro.token_BL, attention_mask=(micro.token_BL != 0).long(), use_cache=False).logits[:, 0]
-                loss = ((score_B - reward_B[index_B][micro.index_B]) ** 2).sum() / len(part)
+                loss = ((score_B - reward_B[index_B][micro.index_B].to(device)) ** 2).sum() / len(part)
                 loss.backward()
                 error += loss.item() * len(part) / rollouts
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -185,15 +188,15 @@ def pretrain(config: DictConfig) -> None:
     out, source = Path(config.out), config.data.source
     task = {"template": source.template, "min_operands": source.min_operands, "max_operands": source.max_operands}
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, **config.model)
+    model = build_model(tokenizer, **config.model).to(config.device)
     pretrain_base(model, tokenizer, instantiate(config.solver), **task, **config.base, seed=config.seed)
     model.save_pretrained(out / "base")
+    tokenizer.save_pretrained(out / "base")
     reward_model = train_reward_model(
-        out / "base", tokenizer, source.template, source.max_operands, **config.reward_model, seed=config.seed
+        out / "base", tokenizer, source.template, source.max_operands, **config.reward_model, seed=config.seed, device=config.device
     )
     reward_model.save_pretrained(out / "reward")
-    for name in ("base", "reward"):
-        tokenizer.save_pretrained(out / name)
+    tokenizer.save_pretrained(out / "reward")
     names = ("seed", "threads", "model", "solver", "base", "reward_model")
     settings = {name: OmegaConf.to_container(config)[name] for name in names} | {"task": task}  # type: ignore[call-overload, index]
     (out / "record.json").write_text(json.dumps(circumstances(config.paths.root) | {"settings": settings}, indent=2))

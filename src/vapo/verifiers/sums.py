@@ -3,8 +3,9 @@
 A problem is `7-3+5+9`: start at the first number, add and subtract, keep the last digit (the total modulo 10). A response is one of
 
     direct     A8
-    steps      7-3=4;4+5=9;9+9=8;A8
-    checked    7-3=4.;4+5=9.;9+9=9?8;A8          after each result: `.` fine, or `?` and another result
+    steps      7-3=4;4+5=9;9+9=?8;A8
+
+where a result is a digit, or `?`, a slip: the step is skipped and the total stays; a digit after `?` repairs it.
 
 One character is one token, so a character's index in the response is its token's index.
 """
@@ -16,16 +17,16 @@ from vapo.types import Status, Verdict
 
 MODULUS = 10
 _ANSWER = re.compile(r"A([0-9])")
-_STEP = re.compile(r"([0-9])([+-])([0-9])=([0-9])(?:\.|\?([0-9]))?")
+_STEP = re.compile(r"([0-9])([+-])([0-9])=(?:([0-9])|\?([0-9])?)")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One written step. `right` compares the first result with the truth given the number before it and the problem's operand."""
+    """One written step. `right` compares the result with the truth given the number before it and the problem's operand."""
 
-    result_index: int  # token index of the first result
+    result_index: int  # token index of the result, a digit or `?`
     right: bool
-    repaired: bool  # wrong at first, but the result after `?` is the true one
+    repaired: bool  # `?`, and the digit after it is the true result
 
 
 def apply(total: int, operator: str, operand: int) -> int:
@@ -72,9 +73,9 @@ def trace(problem: str, response: str) -> list[Step]:
     A result is right if it follows from the total before it and the problem's next operand. So an error made early does not
     make later steps wrong, but copying the total or the operand wrongly does.
 
-    >>> trace("7-3+5+9", "7-3=4;4+5=8?9;9+9=7;A7")
+    >>> trace("7-3+5+9", "7-3=4;4+5=?9;9+9=7;A7")
     [Step(result_index=4, right=True, repaired=False), Step(result_index=10, right=False, repaired=True), \
-Step(result_index=18, right=False, repaired=False)]
+Step(result_index=17, right=False, repaired=False)]
     """
     total, operations = parse_problem(problem)
     steps, position = [], 0
@@ -82,11 +83,10 @@ Step(result_index=18, right=False, repaired=False)]
         match = _STEP.match(response, position)
         if match is None:
             break
-        truth = apply(total, operator, operand)
-        first, second = int(match[4]), match[5]
-        right = first == truth
-        steps.append(Step(match.start(4), right, repaired=not right and second is not None and int(second) == truth))
-        total = first if second is None else int(second)
+        truth = str(apply(total, operator, operand))
+        written, repair = match[4], match[5]
+        steps.append(Step(match.start() + 4, right=written == truth, repaired=written is None and repair == truth))
+        total = int(written or repair or total)
         position = match.end()
         if response[position : position + 1] != ";":
             break

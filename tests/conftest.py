@@ -59,8 +59,8 @@ def language_model(request):
 
 def write_rollout(rng, prompt_length, response_length, correct, group, finished=True):
     """Random ids of the mini vocabulary without padding and EOS."""
-    prompt_ids = tuple(rng.randint(2, 19) for _ in range(prompt_length))
-    token_ids = tuple(rng.randint(2, 19) for _ in range(response_length))
+    prompt_ids = tuple(rng.randint(2, 18) for _ in range(prompt_length))
+    token_ids = tuple(rng.randint(2, 18) for _ in range(response_length))
     logprobs = tuple(-rng.random() for _ in token_ids)
     verdict = Verdict(Status.CORRECT if correct else Status.WRONG, "1")
     return Rollout(Prompt(group, "", "1", prompt_ids), group, Completion(token_ids, logprobs, finished), "", verdict)

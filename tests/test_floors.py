@@ -21,7 +21,7 @@ FLOORS = [  # our packages, then the libraries let in
         "lightning",
         "torchmetrics",
     ],
-    ["vapo.callbacks", "vapo.analysis", "wandb", "matplotlib", "pandas", "rich", "pyarrow"],
+    ["vapo.callbacks", "vapo.analysis", "wandb", "matplotlib", "pandas", "rich", "pyarrow", "scipy"],
     ["vapo.run", "hydra", "omegaconf"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

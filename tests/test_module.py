@@ -26,8 +26,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "overlong": {"overlong_buffer": 64},
 }
 GROUP_ARMS: dict[str, dict[str, Any]] = {  # not k3: after so large a move of the weights exp(log-ratio) is a million somewhere
-    "grpo with k1": {"family": "grpo", "kl_coef": 0.1, "kl_estimator": "k1"},
-    "grpo with k2": {"family": "grpo", "kl_coef": 0.1, "kl_estimator": "k2"},
+    "grpo with k1": {"family": "grpo", "kl_coef": 0.01, "kl_estimator": "k1"},
+    "grpo with k2": {"family": "grpo", "kl_coef": 0.01, "kl_estimator": "k2"},
     "dapo": {"family": "dapo"},
 }
 

@@ -61,7 +61,7 @@ def test_chunks_change_neither_numbers_nor_gradients(language_model, batch, chun
         gradients = {name: parameter.grad for name, parameter in actor.named_parameters()}
         assert all(gradient is not None and gradient.any() for name, gradient in gradients.items() if "k_proj.bias" not in name)
         results.append((logprob_R.detach(), entropy_R, gradients))
-    assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
+    assert_close(results[1], results[0], atol=1e-4, rtol=1e-4)
 
 
 def test_no_more_logits_than_a_chunk_exist_at_once(mini_model, batch):

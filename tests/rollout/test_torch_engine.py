@@ -12,7 +12,7 @@ EOS = (1, 5, 6)  # several, so that a random model ends some responses early
 
 def ragged_requests(count=12, seed=0):
     rng = random.Random(seed)
-    return [Request(tuple(rng.randint(2, 19) for _ in range(rng.randint(1, 7))), rng.getrandbits(63)) for _ in range(count)]
+    return [Request(tuple(rng.randint(2, 18) for _ in range(rng.randint(1, 7))), rng.getrandbits(63)) for _ in range(count)]
 
 
 def make_engine(model, eos=EOS, **kwargs):
@@ -98,7 +98,7 @@ def test_a_longer_limit_continues_the_same_response(mini_model):
 
 def test_each_distinct_prompt_is_read_once(mini_model, forward_shapes):
     requests = [Request(prompt_ids, seed) for prompt_ids in [(3, 4, 5), (9,)] for seed in range(6)]
-    generate(mini_model, requests, eos=[1], max_new_tokens=3)
+    generate(mini_model, requests, eos=[0], max_new_tokens=3)
     assert forward_shapes[0] == (2, 3)
     assert forward_shapes[1] == (12, 1)
 

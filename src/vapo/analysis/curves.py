@@ -46,7 +46,7 @@ def plot_training_curves(metrics: pd.DataFrame) -> Figure:
         evaluated = metrics.dropna(subset=[score])
         axes[0].plot(evaluated["rl_step"], evaluated[score], marker="o", markersize=4)
         axes[0].fill_between(evaluated["rl_step"], evaluated[f"{score}_low95"], evaluated[f"{score}_high95"], alpha=0.2)
-        axes[0].set_title(f"{score}, 95 % interval over problems")
+        axes[0].set_title(f"{score}, 95 % interval", fontsize="medium")
         axes[0].set_ylim(0, 1)
     for axis, (name, title) in zip(axes[1:], PANELS, strict=True):
         axis.set_title(title)

@@ -120,8 +120,9 @@ def test_adamw_starts_with_the_sign_of_the_gradient_and_weight_decay_shrinks_the
 @pytest.mark.parametrize("share", [0.25, 4.0])
 def test_a_gradient_above_max_grad_norm_is_scaled_down_to_it(name: str, share: float, tmp_path: Path) -> None:
     module, batch = loop(tmp_path)
+    limit = share * gradient(module, name, batch).norm().item()
+    module, batch = loop(tmp_path, f"module.max_grad_norm={limit}")
     g, w = gradient(module, name, batch), weights(module, name)
-    module.max_grad_norm = share * g.norm().item()
     assert_moves(module, batch, name, w - 0.01 * min(1.0, share) * g)
     assert module.metrics.flush()[f"{name}/grad_norm"] == pytest.approx(g.norm().item(), rel=1e-5)  # as it was before
 
@@ -184,12 +185,15 @@ def test_each_minibatch_is_a_step_of_its_own_mean_and_all_rollouts_come_once_an_
 @turns("microbatch_tokens")
 @pytest.mark.parametrize("tokens", [1, 64, 200])
 def test_micro_batches_change_no_weight(tokens: int, tmp_path: Path) -> None:
-    found = []
+    found, forwards = [], []
     for budget in (10**6, tokens):
         module, batch = loop(tmp_path, f"module.microbatch_tokens={budget}", "module.minibatch_rollouts=8")
+        module.actor.register_forward_hook(lambda *_, budget=budget: forwards.append(budget))
         module.improve(batch)
         found.append(torch.cat([weights(module, "actor"), weights(module, "critic")]))
     assert_close(found[1], found[0], atol=2e-6, rtol=0)
+    assert forwards.count(10**6) == 2  # whole minibatches
+    assert forwards.count(tokens) > 2 and (tokens > 1 or forwards.count(tokens) == 16)  # rollouts one by one
 
 
 @turns("policy_steps")
@@ -206,7 +210,8 @@ def test_policy_steps_count_the_steps_in_which_the_actor_trains(tmp_path: Path) 
 
 @turns("seed")
 def test_the_seed_the_step_and_the_epoch_decide_the_order_of_rollouts(tmp_path: Path) -> None:
-    module, _ = build(tmp_path)
+    module, _ = build(tmp_path, "seed=3")
+    assert module.seed == 3
 
     def order(seed: int, rl_step: int, epoch: int) -> tuple[int, ...]:
         module.seed, module.rl_step = seed, rl_step

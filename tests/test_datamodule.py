@@ -43,7 +43,7 @@ def batches(datamodule, count):
     ("rollouts_per_step", "group_size", "remedy"), [(40, 16, "32"), (3, 16, "16"), (0, 4, "4"), (-8, 4, "4"), (7, 2, "8")]
 )
 def test_rollouts_that_do_not_fill_groups_say_what_to_set(rollouts_per_step, group_size, remedy):
-    message = rf"rollouts_per_step is {rollouts_per_step}, .*group_size {group_size}; set it to {remedy}, or"
+    message = rf"rollouts_per_step is {rollouts_per_step}, .*group size {group_size}; set it to {remedy}, or"
     with pytest.raises(ValueError, match=message):
         make(rollouts_per_step, group_size)
 

@@ -37,21 +37,25 @@ class PromptDataModule(LightningDataModule):
             source: where prompts and the benchmark come from.
             verifier: judges responses to them.
             rollouts_per_step: B, responses per RL step over all ranks.
-            group_size: G, responses per prompt; must divide `rollouts_per_step`.
+            group_size: G, responses per prompt; must divide `rollouts_per_step`. `regroup` changes it.
             seed: order of the prompts.
         """
         super().__init__()
+        self.source, self.verifier, self.rollouts_per_step, self.seed = source, verifier, rollouts_per_step, seed
+        self.regroup(group_size)
+        self.cursor = 0  # prompts consumed by finished RL steps
+
+    def regroup(self, group_size: int) -> None:
+        """From the next RL step on each prompt is asked `group_size` times, of as many responses in all."""
         if group_size < 1:
             raise ValueError(f"algorithm.group_size is {group_size}; set it to 1 (no groups) or more")
-        if rollouts_per_step < 1 or rollouts_per_step % group_size != 0:
+        if self.rollouts_per_step < 1 or self.rollouts_per_step % group_size != 0:
             raise ValueError(
-                f"data.rollouts_per_step is {rollouts_per_step}, not a multiple of algorithm.group_size {group_size}; "
-                f"set it to {max(1, round(rollouts_per_step / group_size)) * group_size}, or change the group size"
+                f"data.rollouts_per_step is {self.rollouts_per_step}, not a multiple of the group size {group_size}; "
+                f"set it to {max(1, round(self.rollouts_per_step / group_size)) * group_size}, or change the group size "
+                "(algorithm.group_size; while the actor is frozen, callbacks.value_pretraining.group_size)"
             )
-        self.source, self.verifier, self.seed = source, verifier, seed
-        self.rollouts_per_step, self.group_size = rollouts_per_step, group_size
-        self.prompts_per_step = rollouts_per_step // group_size
-        self.cursor = 0  # prompts consumed by finished RL steps
+        self.group_size, self.prompts_per_step = group_size, self.rollouts_per_step // group_size
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(_Prompts(self), batch_sampler=_CursorSampler(self), collate_fn=list, num_workers=0)

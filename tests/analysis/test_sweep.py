@@ -52,6 +52,12 @@ def test_arms_are_what_the_folder_names_say():
     assert arm_and_seed("2026-11-21_08-00-00") == ("2026-11-21_08-00-00", 0)
 
 
+def test_what_all_runs_share_names_none(tmp_path):
+    for name in ("experiment=dapo,model=x,seed=0", "experiment=dapo,model=x,seed=1", "alpha=2,experiment=vapo_full,model=x,seed=0"):
+        write_run(tmp_path / name, [0.1, 0.2], [9.0, 9.0])
+    assert set(load_sweep(tmp_path)["arm"]) == {"dapo", "vapo_full, alpha=2"}
+
+
 def test_interval_is_student_t():
     mean, half = interval([0.7, 0.8, 0.9])
     assert mean == pytest.approx(0.8)

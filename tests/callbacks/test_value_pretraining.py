@@ -14,6 +14,7 @@ from vapo.module import RLModule
 from vapo.types import Batch
 
 STEPS = "at_scale.value_pretraining_steps=3"
+LONG = "data.source.max_operands=12"  # so many different problems that none is drawn twice
 EXPLAINED = "value_pretraining/heldout_explained_variance"
 
 
@@ -59,6 +60,36 @@ def test_epochs_pass_several_times_over_the_frozen_rollouts(tmp_path: Path) -> N
     assert frame["clock/actor_updates"].dropna().tolist() == [0, 4, 8]
 
 
+def test_groups_begin_with_policy_training(tmp_path: Path) -> None:
+    cursors: list[int] = []
+    groups: list[int] = []
+    original = RLModule.report
+
+    def watch(self: RLModule, batch: Batch) -> None:
+        original(self, batch)
+        cursors.append(self.trainer.datamodule.cursor)  # type: ignore[attr-defined]
+        groups.append(len({rollout.prompt.text for rollout in self.rollouts}))
+
+    def kill(self: RLCheckpoint, trainer: Any, module: RLModule, *args: Any) -> None:
+        save(self, trainer, module, *args)
+        if module.rl_step == 1:
+            raise KeyError("killed")
+
+    save = RLCheckpoint._save
+    arguments = ("at_scale.value_pretraining_steps=2", "callbacks.value_pretraining.group_size=1", LONG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RLModule, "report", watch)
+        run(tmp_path / "ungrouped", *arguments)
+        with patch.context() as once:
+            once.setattr(RLCheckpoint, "_save", kill)
+            with pytest.raises(KeyError, match="killed"):
+                run(tmp_path / "killed", *arguments)
+        resume(tmp_path / "killed")
+    assert cursors == [16, 32, 36, 40] + [16] + [32, 36, 40]  # 16 rollouts a step: of 16 problems, then of 4
+    assert groups == [16, 16, 4, 4] + [16] + [16, 4, 4]
+    pd.testing.assert_frame_equal(metrics(tmp_path / "killed"), metrics(tmp_path / "ungrouped"), check_exact=True)
+
+
 def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
     file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
     run(tmp_path / "pays", file)
@@ -74,9 +105,10 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("model.critic.head_init=zero", "critic initialisation"),
         ("algorithm.gamma=0.9", "return"),
         ("module.critic_optimizer.lr=0.01", "training"),
+        ("callbacks.value_pretraining.group_size=2", "training"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
-            run(tmp_path / named, file, change)
+            run(tmp_path / change, file, change)
 
 
 def test_zero_steps_turn_it_off(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
     "ppo_vanilla": 5,
 }
 THRESHOLDS = (0.4, 0.6, 0.8)
+NAMES = ("experiment=", "ablation=", "seed=")  # overrides that always name a run
 COLUMNS = {  # what is kept of a run: column of metrics.csv -> short name
     "clock/policy_step": "policy_step",
     "clock/actor_updates": "actor_updates",
@@ -38,15 +39,15 @@ COLUMNS = {  # what is kept of a run: column of metrics.csv -> short name
 }
 
 
-def arm_and_seed(folder: str) -> tuple[str, int]:
-    """What a job of a sweep varied, but for its seed, from its folder's name.
+def arm_and_seed(folder: str, common: frozenset[str] = frozenset()) -> tuple[str, int]:
+    """What a job of a sweep varied, but for its seed, from its folder's name; `common` overrides are left out.
 
     >>> arm_and_seed("ablation=no_clip_higher,experiment=vapo_full,seed=2")
     ('no_clip_higher', 2)
     >>> arm_and_seed("ablation=none,experiment=vapo_full,model.critic.head_init=zero,seed=0")
     ('vapo_full, model.critic.head_init=zero', 0)
     """
-    overrides = dict(part.split("=", 1) for part in folder.split(",") if "=" in part)
+    overrides = dict(part.split("=", 1) for part in folder.split(",") if "=" in part and part not in common)
     seed = int(overrides.pop("seed", 0))
     ablation, experiment = overrides.pop("ablation", "none"), overrides.pop("experiment", None)
     name = experiment if ablation == "none" else ablation
@@ -65,10 +66,12 @@ def load_sweep(folder: Path | str) -> pd.DataFrame:
     folder = Path(folder)
     if folder.suffix == ".csv":
         return pd.read_csv(folder)
-    runs = []
-    for path in sorted(folder.rglob("metrics.csv")):
+    runs, paths = [], sorted(folder.rglob("metrics.csv"))
+    settings = [{part for part in path.parent.name.split(",") if not part.startswith(NAMES)} for path in paths]
+    common = frozenset(set.intersection(*settings)) if len(settings) > 1 else frozenset()
+    for path in paths:
         metrics = load_metrics(path.parent)
-        arm, seed = arm_and_seed(path.parent.name)
+        arm, seed = arm_and_seed(path.parent.name, common)
         kept = metrics[["rl_step", *(name for name in COLUMNS if name in metrics)]].rename(columns=COLUMNS)
         score = score_column(metrics)
         if score is not None:

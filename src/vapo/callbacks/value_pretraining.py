@@ -33,13 +33,21 @@ class ValuePretraining(Callback):
     """Freezes the actor, watches the critic, and thaws the actor."""
 
     def __init__(
-        self, steps: int, heldout_rollouts: int, patience: int | None, min_delta: float, critic_file: str | None = None
+        self,
+        steps: int,
+        heldout_rollouts: int,
+        patience: int | None,
+        min_delta: float,
+        group_size: int | None = None,
+        critic_file: str | None = None,
     ) -> None:
         """
         Args:
             steps: most RL steps with a frozen actor; 0 turns the technique off.
             heldout_rollouts: rollouts of the frozen policy that explained variance is watched on, never trained on.
             patience: stop after so many RL steps without a rise of more than `min_delta`; None always takes all steps.
+            group_size: responses per prompt meanwhile, at as many rollouts a step; None leaves algorithm.group_size. Groups serve
+                the policy (technique 7), which stands still; the critic learns more from more problems.
             critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pays once.
                 A file made from another base model, critic initialisation, task or return is refused.
         """
@@ -47,11 +55,16 @@ class ValuePretraining(Callback):
             raise ValueError(
                 f"value pretraining patience is {patience}; set callbacks.value_pretraining.patience to 1 or more, or null"
             )
+        if group_size is not None and group_size < 1:
+            raise ValueError(
+                f"value pretraining's group size is {group_size}; set callbacks.value_pretraining.group_size to 1 or more, or null"
+            )
         if steps > 0 and heldout_rollouts < 1:
             raise ValueError(
                 "value pretraining needs held-out rollouts; set callbacks.value_pretraining.heldout_rollouts to 1 or more"
             )
         self.steps, self.patience, self.min_delta = steps, patience, min_delta
+        self.group_size, self.policy_group_size = group_size, 1  # the second is known when training starts
         self.heldout_rollouts, self.critic_file = heldout_rollouts, None if critic_file is None else Path(critic_file)
         self.done = steps == 0
         self.steps_done, self.best, self.waited = 0, float("-inf"), 0
@@ -62,13 +75,16 @@ class ValuePretraining(Callback):
         if self.done:
             return
         pl_module.actor_frozen = True
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        self.policy_group_size = datamodule.group_size
+        datamodule.regroup(self.group_size or datamodule.group_size)
         if not self.key:  # the weights are still the initial ones; a resumed run brings its key along
             self.key = self._make_key(trainer, pl_module)
-        prompts = trainer.datamodule.held_out(self.heldout_rollouts)  # type: ignore[attr-defined]
+        prompts = datamodule.held_out(self.heldout_rollouts)
         self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, HELD_OUT_STEP, "heldout"))
         if self.critic_file is not None and self.critic_file.exists() and self._load(trainer, pl_module):
             pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)})
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
         if not pl_module.actor_frozen:
@@ -81,9 +97,10 @@ class ValuePretraining(Callback):
         if self.steps_done >= self.steps or (self.patience is not None and self.waited >= self.patience):
             if self.critic_file is not None:
                 self._save(trainer, pl_module)
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
-    def _finish(self, module: RLModule) -> None:
+    def _finish(self, trainer: Trainer, module: RLModule) -> None:
+        trainer.datamodule.regroup(self.policy_group_size)  # type: ignore[attr-defined]
         module.actor_frozen, self.done, self._heldout = False, True, None
 
     @torch.no_grad()
@@ -103,8 +120,8 @@ class ValuePretraining(Callback):
             )
         training = {
             "steps": (self.steps, self.patience, self.min_delta),
-            "updates": (datamodule.rollouts_per_step, module.minibatch_rollouts, module.value_pretraining_epochs),
-            "optimizer": module.raw_optimizers["critic"].defaults,
+            "updates": (datamodule.rollouts_per_step, datamodule.group_size, module.minibatch_rollouts, module.value_pretraining_epochs),
+            "optimizer": (module.raw_optimizers["critic"].defaults, module.max_grad_norm, algorithm.clip_value),
         }
         return {
             "base model": fingerprint(module.actor),

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from vapo.analysis.critic_truth import critic_against_truth
+from vapo.analysis.critic_truth import by_place, critic_against_truth
 from vapo.rollout.collect import collect
 from vapo.run.resolvers import register
 from vapo.run.training import quiet_libraries
@@ -38,17 +38,7 @@ def main() -> None:
     rollouts = collect(prompts, 1, module.engine, module.sampling, module.tokenizer, datamodule.verifier, 77, 0)
     frame = critic_against_truth(module, rollouts, datamodule.verifier, arguments.positions, arguments.continuations, 78)
     frame.to_csv(arguments.run / "critic_truth.csv", index=False)
-    frame["place"] = (frame["share"] * 10).astype(int).clip(upper=9) / 10
-    table = frame.groupby("place").apply(
-        lambda rows: {
-            "prefixes": len(rows),
-            "mean value": round(rows["value"].mean(), 3),
-            "mean truth": round(rows["truth"].mean(), 3),
-            "mean |error|": round((rows["value"] - rows["truth"]).abs().mean(), 3),
-        },
-        include_groups=False,
-    )
-    print(*table.items(), sep="\n")
+    print(by_place(frame).round(3).to_string())
     print(f"correlation of value and truth over {len(frame)} prefixes: {frame['value'].corr(frame['truth']):.3f}")
 
 

@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
+import pandas as pd
 import torch
 
-from vapo.analysis.critic_truth import critic_against_truth
+from vapo.analysis.critic_truth import by_place, critic_against_truth
 from vapo.types import Completion, Prompt, Rollout, SamplingParams, Status, Verdict
 from vapo.verifiers.sums import SumsVerifier
 
@@ -47,3 +48,10 @@ def test_truth_is_the_mean_reward_of_continuations_and_value_that_of_the_prefix(
     assert frame["reward"].tolist() == [1.0] * 4
     assert [len(request.prompt_ids) for request in engine.requests] == [4] * 8 + [6] * 8 + [8] * 8 + [10] * 8
     assert len({request.seed for request in engine.requests}) == 32
+
+
+def test_by_place_is_the_mean_of_each_tenth():
+    frame = pd.DataFrame({"share": [0.0, 0.05, 0.5, 0.99], "value": [0.0, 0.4, 1.0, -1.0], "truth": [0.2, 0.0, 0.5, -1.0]})
+    table = by_place(frame)
+    assert table.index.tolist() == [0, 5, 9] and table["prefixes"].tolist() == [2, 1, 1]
+    assert table.loc[0, "value"] == 0.2 and abs(table.loc[0, "error"] - 0.3) < 1e-12 and table.loc[9, "error"] == 0

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vapo.analysis.report import markdown_table, write_report
-from vapo.analysis.sweep import arm_and_seed, compare_with_paper, interval, load_sweep, score_of_run, summarise
+from vapo.analysis.sweep import arm_and_seed, compare_with_paper, interval, load_sweep, score_of_run, separate, summarise
 from vapo.analysis.sweep_figures import smoothness, steps_share
 
 BENCHMARK = "mini_aime_t1_p0.7"
@@ -80,6 +80,20 @@ def test_summary_is_over_seeds_and_sorted(sweep):
     assert table.loc["no_clip_higher", "last"] == pytest.approx(0.6)
     assert table.loc["no_clip_higher", "reached_0.6"] == 1 and table.loc["no_clip_higher", "steps_to_0.6"] == 10
     assert table.loc["ppo_vanilla", "collapsed"] == 1 and math.isnan(table.loc["ppo_vanilla", "steps_to_0.4"])
+
+
+def test_an_arm_is_separate_when_its_interval_ends_below_the_references():
+    arms = [
+        ("vapo_full", 0.9, 0.1),
+        ("overlapping", 0.7, 0.11),
+        ("below", 0.6, 0.15),
+        ("wide", 0.2, 0.7),
+        ("once", 0.1, math.nan),
+        ("above", 1.0, 0.0),
+    ]
+    table = pd.DataFrame(arms, columns=["arm", "last", "last_half"])
+    assert separate(table, "last") == ["below"]
+    assert separate(table[1:], "last") == []
 
 
 def test_comparison_with_the_paper(sweep):

@@ -85,8 +85,8 @@ def test_groups_begin_with_policy_training(tmp_path: Path) -> None:
             with pytest.raises(KeyError, match="killed"):
                 run(tmp_path / "killed", *arguments)
         resume(tmp_path / "killed")
-    assert cursors == [16, 32, 36, 40] + [16] + [32, 36, 40]  # 16 rollouts a step: of 16 problems, then of 4
-    assert groups == [16, 16, 4, 4] + [16] + [16, 4, 4]
+    assert cursors == 2 * [16, 32, 36, 40]  # 16 rollouts a step: of 16 problems, then of 4
+    assert groups == 2 * [16, 16, 4, 4]
     pd.testing.assert_frame_equal(metrics(tmp_path / "killed"), metrics(tmp_path / "ungrouped"), check_exact=True)
 
 

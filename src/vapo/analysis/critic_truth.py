@@ -50,3 +50,15 @@ def critic_against_truth(
     truth = outcome_reward(torch.tensor(correct)).view(-1, continuations).mean(-1).tolist()
     frame = pd.DataFrame(rows, columns=["rollout", "tokens", "share", "value", "reward"])
     return frame.assign(truth=truth)
+
+
+def by_place(frame: pd.DataFrame) -> pd.DataFrame:
+    """Summary of `critic_against_truth` by tenths of the response: a row per tenth that has prefixes, by the tenth's number 0 to 9.
+
+    Returns:
+        prefixes, mean value, mean truth, and the mean distance of the two, in units of reward.
+    """
+    shown = frame.assign(error=(frame["value"] - frame["truth"]).abs())
+    return shown.groupby((frame["share"] * 10).astype(int).clip(upper=9).rename("tenth")).agg(
+        prefixes=("value", "size"), value=("value", "mean"), truth=("truth", "mean"), error=("error", "mean")
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, load_sweep, summarise
+from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, load_sweep, separate, summarise
 from vapo.analysis.sweep_figures import plot_arms, plot_two, smoothness, steps_share
 
 
@@ -44,6 +44,12 @@ def comparison(table: pd.DataFrame) -> str:
     )
 
 
+def separation(table: pd.DataFrame) -> str:
+    """Which arms are below VAPO by intervals that do not overlap."""
+    listed = {name: ", ".join(separate(table, name)) or "none" for name in ("last", "area")}
+    return f"Below vapo_full by intervals that do not overlap, in the last score: {listed['last']}; in the area: {listed['area']}."
+
+
 def against_dapo(curves: pd.DataFrame) -> str:
     """VAPO against DAPO, as in the paper's Figures 1 and 2."""
     parts = [
@@ -71,7 +77,7 @@ def write_report(source: Path | str, out: Path | str) -> Path:
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
-    parts = [markdown_table(table), comparison(table), "![score and length of every arm](arms.png)"]
+    parts = [markdown_table(table), separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):
         plot_two(curves).savefig(out / "vapo_against_dapo.png", dpi=110)
         parts += [against_dapo(curves), "![VAPO against DAPO](vapo_against_dapo.png)"]

@@ -154,3 +154,12 @@ def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dic
         result[f"{name}_same_sign"] = float((effect * wanted > 0).sum())
         result[f"{name}_rank_correlation"] = float(spearmanr(shared[name], shared["paper"]).statistic)
     return result
+
+
+def separate(table: pd.DataFrame, measure: str, reference: str = "vapo_full") -> list[str]:
+    """Arms whose 95 % interval of `measure` (`last` or `area`) lies wholly below the reference's."""
+    if reference not in set(table["arm"]):
+        return []
+    best = table.set_index("arm").loc[reference]
+    below = table[measure] + table[f"{measure}_half"] < best[measure] - best[f"{measure}_half"]  # nan, of one seed, is not below
+    return [str(arm) for arm in table.loc[below, "arm"]]

@@ -120,7 +120,12 @@ class ValuePretraining(Callback):
             )
         training = {
             "steps": (self.steps, self.patience, self.min_delta),
-            "updates": (datamodule.rollouts_per_step, datamodule.group_size, module.minibatch_rollouts, module.value_pretraining_epochs),
+            "updates": (
+                datamodule.rollouts_per_step,
+                datamodule.group_size,
+                module.minibatch_rollouts,
+                module.value_pretraining_epochs,
+            ),
             "optimizer": (module.raw_optimizers["critic"].defaults, module.max_grad_norm, algorithm.clip_value),
         }
         return {

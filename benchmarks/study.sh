@@ -1,15 +1,17 @@
 #!/bin/bash
 # The study of docs/results.md, in pieces that go on where they were stopped: bash benchmarks/study.sh main|fresh|extra
-set -euo pipefail
+# A run that fails stops no other; the script then ends with an error, after its report.
+set -uo pipefail
 piece=${1:?say which piece: main, fresh or extra}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
+failed=0
 export OMP_NUM_THREADS=1
 
-# Two runs at a time, a thread each. Value pretraining is the same in every arm that has it, so a seed pays for it once.
+# Two runs at a time, a thread each. Value pretraining is the same in most arms that have it, so a seed pays for it once.
 train() {
   $python src/train.py -m "$@" threads=1 hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" \
-    "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}.pt"
+    "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" || failed=1
 }
 
 critic='no_value_pretraining,no_decoupled_gae,no_length_adaptive_gae'
@@ -28,13 +30,17 @@ case $piece in
     train model=mini_fresh_critic experiment=vapo_full ablation=$critic,$policy seed=10,11,12
     ;;
   extra)
+    mkdir -p "$folder" # what the others are compared with, from the main piece
+    cp -rn logs/train/multiruns/study_main/experiment=vapo_full,seed=1[012] "$folder"
     train experiment=vapo_full at_scale.length_adaptive_alpha=0.05,0.1,0.2,0.8 seed=10,11,12
     train experiment=vapo_full algorithm.whiten_advantages=false seed=10,11,12
     train experiment=vapo_full algorithm.length_adaptive_alpha=null algorithm.critic_lambda=0.95 seed=10,11,12
     train experiment=vapo_full algorithm.length_adaptive_alpha=null algorithm.actor_lambda=1 algorithm.critic_lambda=1 seed=10,11,12
-    train experiment=vapo_full algorithm.overlong_buffer=20 seed=10,11,12
+    critic_file=critic_overlong train experiment=vapo_full algorithm.overlong_buffer=20 seed=10,11,12
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
+    train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
   *) echo "no piece $piece: main, fresh or extra" >&2; exit 1 ;;
 esac
-$python src/report.py "$folder" --out docs/results/"$piece"
+$python src/report.py "$folder" --out docs/results/"$piece" || failed=1
+exit $failed

@@ -1,7 +1,7 @@
 """Gathers a sweep: python src/report.py logs/train/multiruns/<time> [--out folder]
 
 Writes report.md, table.csv, curves.csv and figures, by default into the sweep's folder. Instead of a folder it takes a
-curves.csv that an earlier report kept: python src/report.py docs/results/curves.csv --out docs/results
+curves.csv that an earlier report kept: python src/report.py docs/results/main/curves.csv --out docs/results/main
 """
 
 import argparse

@@ -11,8 +11,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from tests.runs import CONFIGS, config_for
 
+from vapo.run.training import check_algorithm
+
 GROUPS = ("experiment", "scale", "debug", "logger", "trainer")
-EXPERIMENTS, ABLATIONS = (sorted(path.stem for path in Path(CONFIGS, group).glob("*.yaml")) for group in ("experiment", "ablation"))
+EXPERIMENTS, ABLATIONS, SCALES = (
+    sorted(path.stem for path in Path(CONFIGS, group).glob("*.yaml")) for group in ("experiment", "ablation", "scale")
+)
 EVERY = [f"{group}={path.stem}" for group in GROUPS for path in sorted(Path(CONFIGS, group).glob("*.yaml"))]
 # `critic_lambda: 1.0 # 2. decoupled GAE: ...` in vapo.yaml -> {"decoupled_gae": ("critic_lambda", "2")}
 TECHNIQUES = {
@@ -123,17 +127,26 @@ def test_ablation_none_removes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_every_experiment_with_every_ablation_runs_or_names_the_setting(experiment: str, ablation: str, tmp_path: Path) -> None:
-    config = config_for(tmp_path, f"experiment={experiment}", f"ablation={ablation}")
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_experiment_ablation_and_scale_go_together_or_name_the_setting(
+    experiment: str, ablation: str, scale: str, tmp_path: Path
+) -> None:
+    config = config_for(tmp_path, f"experiment={experiment}", f"ablation={ablation}", f"scale={scale}")
     has_critic, field = config.algorithm._target_.endswith("ActorCritic"), TECHNIQUES.get(ablation.removeprefix("no_"), ("",))[0]
     if not has_critic and field in {"group_size", "value_pretraining_steps", "critic_lambda", "length_adaptive_alpha"}:
-        with pytest.raises(InstantiationException) as raised:
+        with pytest.raises((ValueError, InstantiationException)) as raised:
+            check_algorithm(config.algorithm)
             instantiate(config.algorithm)
-        cause = raised.value.__cause__
-        assert isinstance(cause, ValueError | TypeError) and field in str(cause)  # a TypeError where there is no such field
+        cause = raised.value.__cause__ or raised.value
+        assert isinstance(cause, ValueError) and field in str(cause)
         return
-    algorithm, datamodule = instantiate(config.algorithm), instantiate(config.data)
-    assert datamodule.group_size == algorithm.group_size
-    assert datamodule.prompts_per_step * datamodule.group_size == config.data.rollouts_per_step
+    check_algorithm(config.algorithm)
+    algorithm = instantiate(config.algorithm)
+    assert config.data.group_size == algorithm.group_size
+    assert (
+        config.data.rollouts_per_step % algorithm.group_size
+        == 0
+        == config.data.rollouts_per_step % config.module.minibatch_rollouts
+    )
     steps = instantiate(config.callbacks.value_pretraining).steps
     assert steps == getattr(algorithm, "value_pretraining_steps", 0)

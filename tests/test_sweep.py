@@ -39,7 +39,10 @@ def test_a_failing_job_stops_no_other_and_a_repeated_sweep_finishes_the_unfinish
     assert all((run / "training_curves.png").exists() for run in good)
     expected = [metrics(run) for run in good]
     kill_after_first_step(good[1])
-    sweep(tmp_path, *overrides)
+    again = sweep(tmp_path, *overrides)
+    assert "another configuration" not in again.stderr
+    for run in good:
+        assert (run / "checkpoints" / "last.ckpt").resolve().name == "step_000003.ckpt"
     for run, before in zip(good, expected, strict=True):
         pd.testing.assert_frame_equal(metrics(run), before)
 

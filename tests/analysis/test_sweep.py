@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vapo.analysis.report import markdown_table, write_report
-from vapo.analysis.sweep import arm_and_seed, compare_with_paper, interval, load_sweep, score_of_run, separate, summarise
+from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarise
 from vapo.analysis.sweep_figures import smoothness, steps_share
 
 BENCHMARK = "mini_aime_t1_p0.7"
@@ -49,6 +49,8 @@ def sweep(tmp_path: Path) -> Path:
 
 def test_arms_are_what_the_folder_names_say():
     assert arm_and_seed("experiment=dapo,seed=3") == ("dapo", 3)
+    assert arm_and_seed("ablation=no_clip_higher,experiment=dapo,seed=3") == ("dapo, no_clip_higher", 3)  # not VAPO's
+    assert arm_and_seed("ablation=no_clip_higher,seed=3") == ("no_clip_higher", 3)
     assert arm_and_seed("2026-11-21_08-00-00") == ("2026-11-21_08-00-00", 0)
 
 
@@ -56,6 +58,29 @@ def test_what_all_runs_share_names_none(tmp_path):
     for name in ("experiment=dapo,model=x,seed=0", "experiment=dapo,model=x,seed=1", "alpha=2,experiment=vapo_full,model=x,seed=0"):
         write_run(tmp_path / name, [0.1, 0.2], [9.0, 9.0])
     assert set(load_sweep(tmp_path)["arm"]) == {"dapo", "vapo_full, alpha=2"}
+
+
+def test_runs_cut_short_are_left_out_and_named(sweep):
+    write_run(sweep / "experiment=dapo,seed=7", [0.1, 0.8], [9.0, 9.0])  # of three evaluations it has two
+    write_run(sweep / "experiment=dapo,seed=8", [0.1], [9.0])
+    (sweep / "experiment=dapo,seed=9").mkdir()
+    (sweep / "experiment=dapo,seed=9" / "metrics.csv").write_text("rl_step,reward/mean\n1,0.5\n")  # not evaluated yet
+    curves, left_out = finished(load_sweep(sweep))
+    assert left_out == ["dapo, seed 7", "dapo, seed 8", "dapo, seed 9"]
+    assert summarise(curves).set_index("arm").loc["dapo", "seeds"] == 2
+    assert "dapo, seed 8" in write_report(sweep, sweep / "report").read_text()
+    with pytest.raises(ValueError, match="evaluated yet"):
+        finished(curves.assign(score=math.nan))
+
+
+def test_the_base_policys_score_counts_the_rollouts_of_value_pretraining(tmp_path):
+    rows = [{"rl_step": 0, **evaluation(0.2, 9.0)}]
+    rows += [{"rl_step": i, "clock/policy_step": 0, "clock/actor_updates": 0, "clock/rollouts": 256 * i} for i in (1, 2)]
+    rows += [{"rl_step": 3, "clock/policy_step": 1, "clock/actor_updates": 4, "clock/rollouts": 768, **evaluation(0.6, 9.0)}]
+    (tmp_path / "experiment=vapo_full,seed=0").mkdir()
+    pd.DataFrame(rows).to_csv(tmp_path / "experiment=vapo_full,seed=0" / "metrics.csv", index=False)
+    base = load_sweep(tmp_path).iloc[0]
+    assert base[["policy_step", "actor_updates", "rollouts"]].tolist() == [0, 0, 512]
 
 
 def test_interval_is_student_t():

@@ -9,7 +9,7 @@ import torch
 from tests.runs import metrics, resume, run
 
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
-from vapo.callbacks.value_pretraining import fingerprint
+from vapo.callbacks.value_pretraining import ValuePretraining, fingerprint
 from vapo.module import RLModule
 from vapo.types import Batch
 
@@ -51,6 +51,15 @@ def test_patience_ends_it_when_explained_variance_stops_rising(tmp_path: Path) -
         "callbacks.value_pretraining.min_delta=10",
     )
     assert metrics(tmp_path)["clock/policy_step"].dropna().tolist() == [0, 0, 1, 2]  # best at step 1, no rise at step 2
+
+
+def test_many_small_rises_together_are_a_rise(tmp_path: Path) -> None:
+    """0.004 a step passes min_delta 0.005 at every second step, so patience 2 never ends it."""
+    explained = iter([0.004 * i for i in range(99)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ValuePretraining, "_explained_variance", lambda self, module: next(explained))
+        run(tmp_path, "at_scale.value_pretraining_steps=6", "callbacks.value_pretraining.patience=2")
+    assert metrics(tmp_path)["clock/policy_step"].dropna().tolist() == [0] * 6 + [1, 2]
 
 
 def test_epochs_pass_several_times_over_the_frozen_rollouts(tmp_path: Path) -> None:
@@ -96,6 +105,7 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
     run(tmp_path / "loads", file)
     pays, loads = metrics(tmp_path / "pays"), metrics(tmp_path / "loads")
     pays, loads = pays.set_index("rl_step"), loads.set_index("rl_step")
+    assert loads.loc[1, ["clock/policy_step", "clock/rollouts"]].tolist() == [0, 16]
     assert loads.index.tolist() == [1, 2, 3]  # it starts right after value pretraining
     columns = [name for name in pays.columns if name in loads.columns]
     pd.testing.assert_frame_equal(loads.loc[2:, columns], pays.loc[2:, columns], check_exact=True)  # as if it had paid itself
@@ -108,7 +118,7 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("callbacks.value_pretraining.group_size=2", "training"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
-            run(tmp_path / change, file, change)
+            run(tmp_path / change.split("=")[0], file, change)
 
 
 def test_zero_steps_turn_it_off(tmp_path: Path) -> None:

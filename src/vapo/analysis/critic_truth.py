@@ -26,8 +26,8 @@ def critic_against_truth(
         continuations: samples per prefix, >= 1; 64 bring the truth's standard error below 0.13 for rewards of +-1.
 
     Returns:
-        a row per prefix: rollout, tokens before it, its share of the response, the critic's value, the mean reward of the
-        continuations, the reward of the rollout itself.
+        a row per prefix: rollout, tokens before it, its place in the response from 0 to below 1, the critic's value, the mean
+        reward of the continuations (truth) and its standard error (noise), the reward of the rollout itself.
     """
     module.engine.load_weights(module.actor.language_model, module.actor_updates)
     batch = collate(rollouts)
@@ -35,8 +35,9 @@ def critic_against_truth(
     rows, requests = [], []
     for i, rollout in enumerate(rollouts):
         tokens = rollout.completion.token_ids
-        for at in sorted({len(tokens) * k // positions for k in range(positions)}):
-            rows.append((i, at, at / len(tokens), values[i][at].item(), 1.0 if rollout.correct else -1.0))
+        places = {len(tokens) * k // positions: k / positions for k in reversed(range(positions))}  # of a short one, some coincide
+        for at, place in sorted(places.items()):
+            rows.append((i, at, place, values[i][at].item(), 1.0 if rollout.correct else -1.0))
             prefix = (*rollout.prompt.token_ids, *tokens[:at])
             requests += [Request(prefix, sampling_seed(seed, at, i, sample)) for sample in range(continuations)]
     left = SamplingParams(module.sampling.temperature, module.sampling.top_p, module.sampling.max_new_tokens)
@@ -46,19 +47,26 @@ def critic_against_truth(
         i, at, *_ = rows[number // continuations]
         ids = [*rollouts[i].completion.token_ids[:at], *completion.token_ids]
         text = str(module.tokenizer.decode(ids, skip_special_tokens=True))
-        correct.append(completion.finished and verifier(text, rollouts[i].prompt.reference).status is Status.CORRECT)
+        ended = completion.finished and len(ids) <= module.sampling.max_new_tokens  # training would have cut it
+        correct.append(ended and verifier(text, rollouts[i].prompt.reference).status is Status.CORRECT)
     truth = outcome_reward(torch.tensor(correct)).view(-1, continuations).mean(-1).tolist()
-    frame = pd.DataFrame(rows, columns=["rollout", "tokens", "share", "value", "reward"])
-    return frame.assign(truth=truth)
+    frame = pd.DataFrame(rows, columns=["rollout", "tokens", "place", "value", "reward"]).assign(truth=truth)
+    return frame.assign(noise=((1 - frame["truth"] ** 2) / continuations) ** 0.5)
 
 
 def by_place(frame: pd.DataFrame) -> pd.DataFrame:
-    """Summary of `critic_against_truth` by tenths of the response: a row per tenth that has prefixes, by the tenth's number 0 to 9.
+    """Summary of `critic_against_truth` by place in the response: a row per place.
 
     Returns:
-        prefixes, mean value, mean truth, and the mean distance of the two, in units of reward.
+        prefixes, mean value, mean truth, root mean square of their difference, and of the truth's own standard error: what a
+        perfect critic would differ by. All but the first in units of reward.
     """
-    shown = frame.assign(error=(frame["value"] - frame["truth"]).abs())
-    return shown.groupby((frame["share"] * 10).astype(int).clip(upper=9).rename("tenth")).agg(
-        prefixes=("value", "size"), value=("value", "mean"), truth=("truth", "mean"), error=("error", "mean")
+    shown = frame.assign(difference=(frame["value"] - frame["truth"]) ** 2, noise=frame["noise"] ** 2)
+    table = shown.groupby("place").agg(
+        prefixes=("value", "size"),
+        value=("value", "mean"),
+        truth=("truth", "mean"),
+        difference=("difference", "mean"),
+        noise=("noise", "mean"),
     )
+    return table.assign(difference=table["difference"] ** 0.5, noise=table["noise"] ** 0.5)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, load_sweep, separate, summarise
+from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarise
 from vapo.analysis.sweep_figures import plot_arms, plot_two, smoothness, steps_share
 
 
@@ -32,20 +32,27 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _except(arms: list[str]) -> str:
+    return f" (not {', '.join(arms)})" if arms else ""
+
+
 def comparison(table: pd.DataFrame) -> str:
     """Sentences on how the order of arms compares with the paper's."""
     found = compare_with_paper(table)
     if not found:
         return "No comparison with the paper: it takes vapo_full and two other arms of the paper's table."
     return (
-        f"Of {found['arms']:.0f} effects, {found['last_same_sign']:.0f} have the paper's sign in the last score and "
-        f"{found['area_same_sign']:.0f} in the area under the curve. Spearman's rank correlation with the paper's scores: "
+        f"Of {found['arms']:.0f} effects, {found['last_same_sign']:.0f} have the paper's sign in the last score"
+        f"{_except(found['last_other_sign'])} and {found['area_same_sign']:.0f} in the area under the curve"
+        f"{_except(found['area_other_sign'])}. Spearman's rank correlation with the paper's scores: "
         f"{found['last_rank_correlation']:.2f} (last), {found['area_rank_correlation']:.2f} (area)."
     )
 
 
 def separation(table: pd.DataFrame) -> str:
     """Which arms are below VAPO by intervals that do not overlap."""
+    if "vapo_full" not in set(table["arm"]):
+        return "No vapo_full in this sweep to compare with."
     listed = {name: ", ".join(separate(table, name)) or "none" for name in ("last", "area")}
     return f"Below vapo_full by intervals that do not overlap, in the last score: {listed['last']}; in the area: {listed['area']}."
 
@@ -71,13 +78,14 @@ def write_report(source: Path | str, out: Path | str) -> Path:
         the path of report.md.
     """
     out = Path(out)
-    curves = load_sweep(source)
+    curves, left_out = finished(load_sweep(source))
     table = summarise(curves)
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
-    parts = [markdown_table(table), separation(table), comparison(table), "![score and length of every arm](arms.png)"]
+    parts = [markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
+    parts += [separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):
         plot_two(curves).savefig(out / "vapo_against_dapo.png", dpi=110)
         parts += [against_dapo(curves), "![VAPO against DAPO](vapo_against_dapo.png)"]

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from scipy.stats import spearmanr, t
@@ -36,6 +37,8 @@ COLUMNS = {  # what is kept of a run: column of metrics.csv -> short name
     "value_pretraining/heldout_explained_variance": "heldout_explained_variance",
     "credit/first_slip_auroc_advantage": "auroc_advantage",
     "credit/first_slip_auroc_value_drop": "auroc_value_drop",
+    "credit/value_drop_slip": "value_drop_slip",
+    "credit/value_drop_other": "value_drop_other",
 }
 
 
@@ -50,8 +53,8 @@ def arm_and_seed(folder: str, common: frozenset[str] = frozenset()) -> tuple[str
     overrides = dict(part.split("=", 1) for part in folder.split(",") if "=" in part and part not in common)
     seed = int(overrides.pop("seed", 0))
     ablation, experiment = overrides.pop("ablation", "none"), overrides.pop("experiment", None)
-    name = experiment if ablation == "none" else ablation
-    return ", ".join([*([name] if name else []), *(f"{key}={value}" for key, value in overrides.items())]) or folder, seed
+    names = [experiment] if ablation == "none" else [ablation] if experiment == "vapo_full" else [experiment, ablation]
+    return ", ".join([*(name for name in names if name), *(f"{key}={value}" for key, value in overrides.items())]) or folder, seed
 
 
 def load_sweep(folder: Path | str) -> pd.DataFrame:
@@ -77,12 +80,40 @@ def load_sweep(folder: Path | str) -> pd.DataFrame:
         if score is not None:
             kept["score"] = metrics[score]
             kept["evaluated_length"] = metrics[score.split("/")[0] + "/length_mean"]
-        runs.append(kept.assign(arm=arm, seed=seed))
+        runs.append(_with_base_clocks(kept).assign(arm=arm, seed=seed))
     if not runs:
         raise FileNotFoundError(f"no metrics.csv under {folder}: give the folder of a multirun, logs/train/multiruns/<time>")
     curves = pd.concat(runs, ignore_index=True)
-    curves["policy_step"] = curves["policy_step"].fillna(0)  # the base policy's evaluation is before any step
     return curves[["arm", "seed", *(name for name in curves if name not in ("arm", "seed"))]]
+
+
+def _with_base_clocks(run: pd.DataFrame) -> pd.DataFrame:
+    """Fills the clocks of the base policy's evaluation, which comes before any step: its score holds until the policy moves,
+    so it counts the rollouts of value pretraining."""
+    if "policy_step" not in run:
+        return run.assign(policy_step=0)
+    base, frozen = run["policy_step"].isna(), run["policy_step"].fillna(0) == 0
+    clocks = {"policy_step": 0.0, "actor_updates": 0.0, "rollouts": run.loc[frozen, "rollouts"].max() if "rollouts" in run else 0.0}
+    for name, value in clocks.items():
+        run.loc[base, name] = 0.0 if pd.isna(value) else value
+    return run
+
+
+def finished(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leaves out the runs that were not evaluated as far as their arm's longest run: killed, diverged, or still running.
+
+    Returns:
+        the rest of the table, and the names of the runs left out.
+
+    Raises:
+        ValueError: no run has been evaluated.
+    """
+    if "score" not in curves or curves["score"].isna().all():
+        raise ValueError("no run of the sweep has been evaluated yet: wait, or look at its logs")
+    reached = curves["policy_step"].where(curves["score"].notna()).groupby([curves["arm"], curves["seed"]]).transform("max")
+    short = ~(reached == reached.groupby(curves["arm"]).transform("max"))
+    names = sorted({f"{arm}, seed {seed}" for arm, seed in zip(curves.loc[short, "arm"], curves.loc[short, "seed"], strict=True)})
+    return curves[~short], names
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -136,22 +167,23 @@ def summarise(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("last", ascending=False, ignore_index=True)
 
 
-def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dict[str, float]:
+def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dict[str, Any]:
     """Whether removing a technique, or another algorithm, hurts as in the paper: signs of effects and order of arms.
 
     Returns:
         `arms` in both tables without the reference; of those, how many effects on the last score and on the area have the
-        paper's sign; Spearman's rank correlation of both with the paper's scores, reference included.
+        paper's sign, and which have not; Spearman's rank correlation of both with the paper's scores, reference included.
     """
     shared = table.dropna(subset=["paper"]).set_index("arm")
     if reference not in shared.index or len(shared) < 3:
         return {}
     others = shared.drop(index=reference)
-    result = {"arms": float(len(others))}
+    result: dict[str, Any] = {"arms": len(others)}
     for name in ("last", "area"):
         effect = others[name] - shared.loc[reference, name]
         wanted = others["paper"] - shared.loc[reference, "paper"]
-        result[f"{name}_same_sign"] = float((effect * wanted > 0).sum())
+        result[f"{name}_same_sign"] = int((effect * wanted > 0).sum())
+        result[f"{name}_other_sign"] = list(others.index[~(effect * wanted > 0)])
         result[f"{name}_rank_correlation"] = float(spearmanr(shared[name], shared["paper"]).statistic)
     return result
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from vapo.analysis.sweep import interval
@@ -42,7 +44,7 @@ def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
     for number, arm in enumerate(arms):
         runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
         for axis, (column, _) in zip(axes, PANELS[:2], strict=True):
-            draw_curve(axis, runs, column, "policy_step", arm, f"C{number}" if number < 10 else f"{0.15 * (number - 9):.2f}")
+            draw_curve(axis, runs, column, "policy_step", arm, to_hex(colormaps["tab20"](number % 20)))
     for axis, (_, title) in zip(axes, PANELS[:2], strict=True):
         axis.set(title=title, xlabel="RL step of policy training")
         axis.grid(alpha=0.3)
@@ -91,8 +93,8 @@ def steps_share(curves: pd.DataFrame, arm: str = "vapo_full", other: str = "dapo
     means = {name: scored[scored["arm"] == name].groupby("policy_step")[["score", x]].mean() for name in (arm, other)}
     if any(frame.empty for frame in means.values()):
         return float("nan")
-    goal, end = means[other]["score"].iloc[-1], means[other][x].fillna(0).iloc[-1]
-    score, at = means[arm]["score"].tolist(), means[arm][x].fillna(0).tolist()
+    goal, end = means[other]["score"].iloc[-1], means[other][x].iloc[-1]
+    score, at = means[arm]["score"].tolist(), means[arm][x].tolist()
     for i in range(1, len(score)):
         if score[i] >= goal:
             weight = 0.0 if score[i] == score[i - 1] else (goal - score[i - 1]) / (score[i] - score[i - 1])

@@ -45,7 +45,7 @@ class ValuePretraining(Callback):
         Args:
             steps: most RL steps with a frozen actor; 0 turns the technique off.
             heldout_rollouts: rollouts of the frozen policy that explained variance is watched on, never trained on.
-            patience: stop after so many RL steps without a rise of more than `min_delta`; None always takes all steps.
+            patience: stop after so many RL steps that rose no more than `min_delta` above the best one; None takes all steps.
             group_size: responses per prompt meanwhile, at as many rollouts a step; None leaves algorithm.group_size. Groups serve
                 the policy (technique 7), which stands still; the critic learns more from more problems.
             critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pays once.
@@ -83,7 +83,8 @@ class ValuePretraining(Callback):
         prompts = datamodule.held_out(self.heldout_rollouts)
         self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, HELD_OUT_STEP, "heldout"))
         if self.critic_file is not None and self.critic_file.exists() and self._load(trainer, pl_module):
-            pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)})
+            clock = {"clock/policy_step": 0.0, "clock/rollouts": float(pl_module.rollouts_sampled)}
+            pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)} | clock)
             self._finish(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
@@ -92,8 +93,10 @@ class ValuePretraining(Callback):
         self.steps_done += 1
         explained = self._explained_variance(pl_module)
         pl_module.record({"value_pretraining/heldout_explained_variance": explained})
-        self.waited = 0 if explained > self.best + self.min_delta else self.waited + 1
-        self.best = max(self.best, explained)
+        if explained > self.best + self.min_delta:
+            self.best, self.waited = explained, 0
+        else:
+            self.waited += 1
         if self.steps_done >= self.steps or (self.patience is not None and self.waited >= self.patience):
             if self.critic_file is not None:
                 self._save(trainer, pl_module)

@@ -15,8 +15,8 @@ def dynamic_sampling(
     Args:
         draw: `draw(i)` gives the rollouts of the i-th draw, whole groups of `group_size`, other prompts each time.
         groups: how many mixed groups are wanted; surplus ones of the last draw are dropped.
-        max_draws: then it goes on with fewer groups, and a warning. If not one is mixed, with the first draw, whose advantages
-            are all 0.
+        max_draws: then it goes on with fewer groups, and a warning. If not one is mixed, with the first draw, whose outcomes
+            say nothing (only the overlong punishment does, where it is on).
 
     Returns:
         The rollouts to train on, groups numbered 0, 1, ..., and all that were drawn, numbered likewise.

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 CONFIG = "config.yaml"  # interpolations kept, so that a moved folder can be resumed
+RESOLVED = "resolved.yaml"  # every value as it was
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "torchmetrics")
 
 
@@ -33,11 +34,16 @@ def circumstances(root: str) -> dict[str, object]:
     }
 
 
-def save_record(config: DictConfig, folder: Path) -> None:
+def record_texts(config: DictConfig) -> dict[str, str]:
+    """The two forms of a run's configuration, by file name; how a run was resumed is no part of it."""
+    return {CONFIG: OmegaConf.to_yaml(config), RESOLVED: OmegaConf.to_yaml(config, resolve=True)}
+
+
+def save_record(texts: dict[str, str], root: str, folder: Path) -> None:
     """Writes `config.yaml`, `resolved.yaml` and `record.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
-    (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    for name, text in texts.items():
+        (folder / name).write_text(text)
     record = folder / "record.json"
     starts = json.loads(record.read_text()) if record.exists() else []  # one entry per start: the first, then each resume
-    record.write_text(json.dumps([*starts, circumstances(config.paths.root)], indent=2))
+    record.write_text(json.dumps([*starts, circumstances(root)], indent=2))

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from vapo.callbacks.metrics_csv import trim
 from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint
 from vapo.module import RLModule
-from vapo.run.record import CONFIG, save_record
+from vapo.run.record import CONFIG, RESOLVED, record_texts, save_record
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -37,6 +37,7 @@ def train(config: DictConfig) -> dict[str, float]:
         check_same_job(config, folder)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
+    texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -46,7 +47,7 @@ def train(config: DictConfig) -> dict[str, float]:
     callbacks.sort(key=lambda callback: isinstance(callback, RLCheckpoint))  # last: it saves what the others have done
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    save_record(config, folder)
+    save_record(texts, config.paths.root, folder)
     cut_back(folder, rl_step)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
@@ -76,12 +77,14 @@ def resumed_config(config: DictConfig) -> DictConfig:
     OmegaConf.set_struct(merged, True)
     changes = [c for c in HydraConfig.get().overrides.task if not c.startswith(("resume=", "checkpoint="))]
     try:
+        groups = [key for key in (c.split("=")[0] for c in changes) if isinstance(OmegaConf.select(merged, key), DictConfig)]
+        if groups:
+            raise ValueError(f"{groups[0]} is a group of settings")
         merged.merge_with_dotlist(changes)
     except Exception as error:
         raise ValueError(
             f"cannot resume with {changes}: {str(error).splitlines()[0]}; give plain keys, such as module.policy_steps=100"
         ) from error
-    merged.resume = config.resume
     return merged
 
 
@@ -100,7 +103,7 @@ def check_same_job(config: DictConfig, folder: Path) -> None:
     """Raises unless this is the job of a sweep that `folder` holds: a sweep run again goes on with what it had not finished."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ValueError(f"{folder} holds a run already: set resume={folder} to go on with it, or hydra.run.dir to a new folder")
-    if (folder / CONFIG).read_text() != OmegaConf.to_yaml(config):
+    if (folder / RESOLVED).read_text() != record_texts(config)[RESOLVED]:
         raise ValueError(
             f"{folder} holds a job with another configuration: set hydra.sweep.dir to a new folder, or repeat the command "
             "that made this one"

@@ -22,6 +22,11 @@ TITLES = dict(PANELS) | {
 }
 
 
+def arm_colour(number: int) -> str:
+    """Ten strong colours, then their ten pale ones, then again."""
+    return to_hex(colormaps["tab20"](number % 10 * 2 + number // 10 % 2))
+
+
 def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, color: str, smooth: int = 1) -> None:
     """Mean over seeds of `column` against `x`, and the 95 % Student-t interval as a band.
 
@@ -44,12 +49,13 @@ def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
     for number, arm in enumerate(arms):
         runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
         for axis, (column, _) in zip(axes, PANELS[:2], strict=True):
-            draw_curve(axis, runs, column, "policy_step", arm, to_hex(colormaps["tab20"](number % 20)))
+            draw_curve(axis, runs, column, "policy_step", arm, arm_colour(number))
     for axis, (_, title) in zip(axes, PANELS[:2], strict=True):
         axis.set(title=title, xlabel="RL step of policy training")
         axis.grid(alpha=0.3)
     axes[0].set_ylim(0, 1)
-    axes[1].legend(fontsize=8)
+    axes[1].set_ylim(0, 1.1 * max(line.get_ydata().max() for line in axes[1].lines))  # the bands of two seeds would go far beyond
+    axes[1].legend(fontsize=8, ncols=2)
     return figure
 
 
@@ -60,7 +66,7 @@ def plot_columns(curves: pd.DataFrame, arms: Sequence[str], columns: Sequence[st
     for axis, column in zip(axes, columns, strict=False):
         for number, arm in enumerate(arms):
             runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
-            draw_curve(axis, runs, column, "policy_step", arm, f"C{number}", 1 if column == "score" else smooth)
+            draw_curve(axis, runs, column, "policy_step", arm, arm_colour(number), 1 if column == "score" else smooth)
         axis.set(title=TITLES.get(column, column), xlabel="RL step of policy training")
         axis.grid(alpha=0.3)
     for axis in axes[len(columns) :]:
@@ -77,7 +83,7 @@ def plot_two(curves: pd.DataFrame, arms: Sequence[str] = ("vapo_full", "dapo")) 
         for axis, (column, title) in zip(axes, PANELS, strict=True):
             for number, arm in enumerate(arms):
                 runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
-                draw_curve(axis, runs, column, x, arm, f"C{number}")
+                draw_curve(axis, runs, column, x, arm, arm_colour(number))
             axis.set(title=title, xlabel=label)
             axis.grid(alpha=0.3)
     rows[0][0].legend()

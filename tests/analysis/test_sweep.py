@@ -8,7 +8,7 @@ import pytest
 
 from vapo.analysis.report import markdown_table, write_report
 from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarise
-from vapo.analysis.sweep_figures import smoothness, steps_share
+from vapo.analysis.sweep_figures import plot_columns, smoothness, steps_share
 
 BENCHMARK = "mini_aime_t1_p0.7"
 
@@ -151,3 +151,10 @@ def test_the_report_is_rebuilt_from_its_own_curves(sweep, tmp_path):
 def test_a_folder_without_runs_is_an_error_that_says_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match="give the folder of a multirun"):
         load_sweep(tmp_path)
+
+
+def test_an_arm_without_a_column_draws_nothing_and_the_others_their_mean(sweep):
+    curves = load_sweep(sweep).assign(explained_variance=lambda frame: frame["reward"].where(frame["arm"] == "vapo_full"))
+    axis = plot_columns(curves, ["dapo", "vapo_full"], ["explained_variance"], smooth=1).axes[0]
+    empty, drawn = (line.get_ydata().tolist() for line in axis.lines)
+    assert empty == [] and drawn == pytest.approx([step / 10 for step in range(1, 11)])

@@ -59,10 +59,13 @@ def separation(table: pd.DataFrame) -> str:
 
 def against_dapo(curves: pd.DataFrame) -> str:
     """VAPO against DAPO, as in the paper's Figures 1 and 2."""
+    shares = {what: steps_share(curves, x=x) for x, what in (("actor_updates", "gradient updates"), ("rollouts", "rollouts"))}
     parts = [
-        f"VAPO reaches DAPO's last mean score after {_number(steps_share(curves, x=x))} of DAPO's {what}"
-        for x, what in (("actor_updates", "gradient updates"), ("rollouts", "rollouts"))
+        f"VAPO reaches DAPO's last mean score after {share:.2f} of DAPO's {what}"
+        for what, share in shares.items()
+        if share == share
     ]
+    parts = parts or ["VAPO's mean score does not reach DAPO's last one"]
     jumps = ", ".join(f"{arm} {_number(smoothness(curves, arm), 3)}" for arm in ("vapo_full", "dapo"))
     return f"{'; '.join(parts)} (paper: 0.6 of its steps). Standard deviation of the reward's second differences: {jumps}."
 

@@ -31,15 +31,15 @@ def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, 
     """Mean over seeds of `column` against `x`, and the 95 % Student-t interval as a band.
 
     Args:
-        runs: one arm's rows of `load_sweep`.
+        runs: one arm's rows of `load_sweep`; an arm that does not log `column` draws nothing.
         smooth: rows of a running mean taken over each seed first; 1 is none.
     """
     shown = runs.dropna(subset=[column, x]).sort_values("rl_step")
     shown = shown.assign(**{column: shown.groupby("seed")[column].transform(lambda y: y.rolling(smooth, min_periods=1).mean())})
-    at = shown.groupby("policy_step").agg({x: "mean", column: lambda y: interval(list(y))})
-    mean, half = at[column].str[0], at[column].str[1].fillna(0.0)
-    axis.plot(at[x], mean, label=label, color=color, marker="o" if column == "score" else None, markersize=3)
-    axis.fill_between(at[x], mean - half, mean + half, alpha=0.15, color=color, linewidth=0)
+    at, seeds = shown.groupby("policy_step")[x].mean(), shown.groupby("policy_step")[column]
+    mean, half = seeds.mean(), seeds.agg(lambda y: interval(list(y))[1]).fillna(0.0)
+    axis.plot(at, mean, label=label, color=color, marker="o" if column == "score" else None, markersize=3)
+    axis.fill_between(at, mean - half, mean + half, alpha=0.15, color=color, linewidth=0)
 
 
 def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:

@@ -1,8 +1,8 @@
 #!/bin/bash
-# The study of docs/results.md, in pieces that go on where they were stopped: bash benchmarks/study.sh main|fresh|extra
+# The study of docs/results.md, in pieces that go on where they were stopped: bash benchmarks/study.sh main|added|fresh|extra
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
-piece=${1:?say which piece: main, fresh or extra}
+piece=${1:?say which piece: main, added, fresh or extra}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
 failed=0
@@ -25,6 +25,16 @@ case $piece in
     train experiment=vapo_full ablation=$policy seed=10,11,12
     train experiment=vc_ppo,grpo,dapo seed=10,11,12
     ;;
+  added)
+    mkdir -p "$folder"
+    cp -n logs/train/multiruns/study_main/critic_1[012].pt "$folder"
+    train experiment=vc_ppo algorithm.loss_aggregation=token seed=10,11,12
+    train experiment=vc_ppo algorithm.positive_lm_coef=0.1 seed=10,11,12
+    train experiment=vc_ppo algorithm.length_adaptive_alpha=0.4 seed=10,11,12
+    train experiment=vc_ppo algorithm.group_size=16 seed=10,11,12
+    train experiment=vapo_full ablation=no_value_pretraining algorithm.length_adaptive_alpha=null seed=10,11,12
+    train experiment=ppo_vanilla algorithm.loss_aggregation=token seed=10,11,12
+    ;;
   fresh)
     train model=mini_fresh_critic experiment=vapo_full,ppo_vanilla,vc_ppo seed=10,11,12
     train model=mini_fresh_critic experiment=vapo_full ablation=$critic,$policy seed=10,11,12
@@ -40,7 +50,7 @@ case $piece in
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
     train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
-  *) echo "no piece $piece: main, fresh or extra" >&2; exit 1 ;;
+  *) echo "no piece $piece: main, added, fresh or extra" >&2; exit 1 ;;
 esac
 $python src/report.py "$folder" --out docs/results/"$piece" || failed=1
 exit $failed

@@ -120,8 +120,16 @@ def test_a_damaged_checkpoint_names_the_remedy(finished: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"is damaged .*set checkpoint to one of step_000002.ckpt"):
         resume(tmp_path)
     before = metrics(finished)
+    config = (tmp_path / "config.yaml").read_text()
     resume(tmp_path, "checkpoint=step_000002.ckpt")
+    assert (tmp_path / "config.yaml").read_text() == config  # a sweep that is repeated knows its job again
     pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+
+
+def test_a_group_cannot_be_chosen_anew_on_resume(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ValueError, match="trainer is a group of settings; give plain keys"):
+        resume(tmp_path, "trainer=gpu")
 
 
 def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 	$(BIN)/python src/train.py experiment=vapo_full
 
 # The same folder again: a second `make ablate` goes on with what the first did not finish.
-ablate: setup  ## remove each technique in turn, three seeds each, two runs at a time (an hour or two); then the report
+ablate: setup  ## remove each technique in turn, three seeds each, two runs at a time (about an hour); then the report
 	$(BIN)/python src/train.py -m experiment=vapo_full 'ablation=glob(*)' seed=0,1,2 threads=1 \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=logs/train/multiruns/ablate
 	$(BIN)/python src/report.py logs/train/multiruns/ablate

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from vapo.analysis.critic_truth import by_place, critic_against_truth
 from vapo.rollout.collect import collect
+from vapo.run.record import RESOLVED
 from vapo.run.resolvers import register
 from vapo.run.training import quiet_libraries
 
@@ -31,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     register()
     quiet_libraries()
-    config = OmegaConf.load(arguments.run / "resolved.yaml")
+    config = OmegaConf.load(arguments.run / RESOLVED)
     module, datamodule = instantiate(config.module), instantiate(config.data)
     module.configure_model()
     if arguments.checkpoint != "base":

@@ -20,7 +20,7 @@ def main() -> None:
     sweep: Path = arguments.sweep
     try:
         print(write_report(sweep, arguments.out or (sweep.parent if sweep.suffix == ".csv" else sweep)).read_text())
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 

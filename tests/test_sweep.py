@@ -53,6 +53,7 @@ def test_jobs_in_parallel_give_what_jobs_in_turn_give(tmp_path):
     parallel = sweep(two, "ablation=none,no_clip_higher", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert parallel.returncode == 0, parallel.stderr
     names = sorted(path.name for path in one.iterdir() if path.is_dir())
+    assert all("threads" not in name for name in names)  # how a job is run does not name it
     assert len(names) == 2 and names == sorted(path.name for path in two.iterdir() if path.is_dir())
     for name in names:
         pd.testing.assert_frame_equal(metrics(one / name), metrics(two / name))

@@ -25,7 +25,7 @@ class _CursorSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(ENDLESS):
-            yield list(range(self.datamodule.cursor, self.datamodule.cursor + self.datamodule.prompts_per_step))
+            yield list(self.datamodule.indices(0))
 
 
 class PromptDataModule(LightningDataModule):
@@ -42,11 +42,13 @@ class PromptDataModule(LightningDataModule):
         """
         super().__init__()
         self.source, self.verifier, self.rollouts_per_step, self.seed = source, verifier, rollouts_per_step, seed
-        self.regroup(group_size)
+        self.configured_group_size = group_size
+        self.regroup(None)
         self.cursor = 0  # prompts consumed by finished RL steps
 
-    def regroup(self, group_size: int) -> None:
-        """From the next RL step on each prompt is asked `group_size` times, of as many responses in all."""
+    def regroup(self, group_size: int | None) -> None:
+        """From the next RL step on each prompt is asked `group_size` times, at as many responses in all; None is as configured."""
+        group_size = self.configured_group_size if group_size is None else group_size
         if group_size < 1:
             raise ValueError(f"algorithm.group_size is {group_size}; set it to 1 (no groups) or more")
         if self.rollouts_per_step < 1 or self.rollouts_per_step % group_size != 0:
@@ -64,10 +66,14 @@ class PromptDataModule(LightningDataModule):
         """Moves the cursor: called once at the end of an RL step, so a checkpoint never counts a prompt that was only fetched."""
         self.cursor += prompts
 
+    def indices(self, number: int) -> range:
+        """Of the prompts of the `number`-th draw within an RL step."""
+        start = self.cursor + number * self.prompts_per_step
+        return range(start, start + self.prompts_per_step)
+
     def draw(self, number: int) -> list[Prompt]:
         """The prompts of the `number`-th draw within an RL step; draw 0 is what the loader gave."""
-        start = self.cursor + number * self.prompts_per_step
-        return [self.source.prompt(index, self.seed) for index in range(start, start + self.prompts_per_step)]
+        return [self.source.prompt(index, self.seed) for index in self.indices(number)]
 
     def held_out(self, size: int) -> list[Prompt]:
         """Prompts from another stream than training's, always the same."""

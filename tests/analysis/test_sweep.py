@@ -1,6 +1,8 @@
 """The report's numbers, from hand-made metrics files whose answers are known."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -158,3 +160,17 @@ def test_an_arm_without_a_column_draws_nothing_and_the_others_their_mean(sweep):
     axis = plot_columns(curves, ["dapo", "vapo_full"], ["explained_variance"], smooth=1).axes[0]
     empty, drawn = (line.get_ydata().tolist() for line in axis.lines)
     assert empty == [] and drawn == pytest.approx([step / 10 for step in range(1, 11)])
+
+
+def test_the_report_of_a_sweep_without_evaluations_is_one_line(tmp_path):
+    (tmp_path / "seed=0").mkdir()
+    (tmp_path / "seed=0" / "metrics.csv").write_text("rl_step,reward/mean\n1,0.5\n")
+    script = Path(__file__).resolve().parents[2] / "src" / "report.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "error: no run of the sweep has been evaluated yet: wait, or look at its logs\n"
+
+
+def test_a_sweep_that_has_only_begun_has_a_report(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"experiment=vapo_full,seed={seed}", [0.2], [9.0])
+    assert "| vapo_full | 2 | 0.20 ± 0.00 |" in write_report(tmp_path, tmp_path).read_text()

@@ -1,5 +1,7 @@
 """Technique 1: the actor stands still bit for bit, the critic learns returns, and its file is only used where it fits."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +20,34 @@ LONG = "data.source.max_operands=12"  # so many different problems that none is 
 EXPLAINED = "value_pretraining/heldout_explained_variance"
 
 
+@contextmanager
+def after_each_step(see: Callable[[RLModule, Batch], None]) -> Iterator[None]:
+    """Calls `see` whenever a run has reported an RL step."""
+    report = RLModule.report
+
+    def report_and_see(self: RLModule, batch: Batch) -> None:
+        report(self, batch)
+        see(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RLModule, "report", report_and_see)
+        yield
+
+
 def test_the_actor_stands_still_and_the_critic_moves_on_monte_carlo_targets(tmp_path: Path) -> None:
     actors: list[str] = []
     critics: list[str] = []
-    original = RLModule.report
 
-    def watch(self: RLModule, batch: Batch) -> None:
-        original(self, batch)
-        actors.append(fingerprint(self.actor))
-        critics.append(fingerprint(self.critic))
-        if self.rl_step <= 3:
+    def see(module: RLModule, batch: Batch) -> None:
+        actors.append(fingerprint(module.actor))
+        critics.append(fingerprint(module.critic))
+        if module.rl_step <= 3:
             reward_B = torch.where(batch.correct_B, 1.0, -1.0)
             return_R = reward_B.repeat_interleave(batch.response_length_B)
             assert batch.target_R is not None
             torch.testing.assert_close(batch.target_R, return_R, atol=1e-5, rtol=0)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RLModule, "report", watch)
+    with after_each_step(see):
         run(tmp_path, STEPS, "algorithm.critic_lambda=0.5")  # value pretraining is Monte Carlo whatever the critic's lambda
     assert len(set(actors[:3])) == 1 and len(set(actors)) == 3
     assert len(set(critics)) == 5
@@ -72,12 +85,10 @@ def test_epochs_pass_several_times_over_the_frozen_rollouts(tmp_path: Path) -> N
 def test_groups_begin_with_policy_training(tmp_path: Path) -> None:
     cursors: list[int] = []
     groups: list[int] = []
-    original = RLModule.report
 
-    def watch(self: RLModule, batch: Batch) -> None:
-        original(self, batch)
-        cursors.append(self.trainer.datamodule.cursor)  # type: ignore[attr-defined]
-        groups.append(len({rollout.prompt.text for rollout in self.rollouts}))
+    def see(module: RLModule, batch: Batch) -> None:
+        cursors.append(module.trainer.datamodule.cursor)  # type: ignore[attr-defined]
+        groups.append(len({rollout.prompt.text for rollout in module.rollouts}))
 
     def kill(self: RLCheckpoint, trainer: Any, module: RLModule, *args: Any) -> None:
         save(self, trainer, module, *args)
@@ -86,10 +97,9 @@ def test_groups_begin_with_policy_training(tmp_path: Path) -> None:
 
     save = RLCheckpoint._save
     arguments = ("at_scale.value_pretraining_steps=2", "callbacks.value_pretraining.group_size=1", LONG)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RLModule, "report", watch)
+    with after_each_step(see):
         run(tmp_path / "ungrouped", *arguments)
-        with patch.context() as once:
+        with pytest.MonkeyPatch.context() as once:
             once.setattr(RLCheckpoint, "_save", kill)
             with pytest.raises(KeyError, match="killed"):
                 run(tmp_path / "killed", *arguments)
@@ -116,6 +126,8 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("algorithm.gamma=0.9", "return"),
         ("module.critic_optimizer.lr=0.01", "training"),
         ("callbacks.value_pretraining.group_size=2", "training"),
+        ("algorithm.clip_value=0.1", "training"),
+        ("module.max_grad_norm=0.5", "training"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
             run(tmp_path / change.split("=")[0], file, change)

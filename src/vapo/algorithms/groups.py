@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def group_sum(x_B: Tensor, group_B: Tensor) -> Tensor:
+    """x_P in float64: the sum of `x_B` over each group, of groups 0 to P-1."""
+    return torch.zeros(int(group_B.max()) + 1, dtype=torch.float64).index_add_(0, group_B, x_B.double())
+
+
 def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = True, epsilon: float = 1e-6) -> Tensor:
     """How much better a response is than its group (GRPO; DAPO Eq 9).
 
@@ -17,13 +22,11 @@ def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = Tru
         group_B: group number of each response, 0 to P-1.
         divide_by_std: without it only the mean is taken off.
     """
-    groups = int(group_B.max()) + 1
-    size_P = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B, torch.ones(len(group_B), dtype=torch.float64))
-    mean_P = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B, reward_B.double()) / size_P
+    size_P = group_sum(torch.ones_like(reward_B), group_B)
+    mean_P = group_sum(reward_B, group_B) / size_P
     centred_B = reward_B.double() - mean_P[group_B]
     if divide_by_std:
-        square_P = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B, centred_B**2)
-        std_P = (square_P / (size_P - 1).clamp(min=1)).sqrt()
+        std_P = (group_sum(centred_B**2, group_B) / (size_P - 1).clamp(min=1)).sqrt()
         centred_B = centred_B / (std_P[group_B] + epsilon)
     return centred_B.to(reward_B.dtype)
 
@@ -38,9 +41,7 @@ def group_fractions(correct_B: Tensor, group_B: Tensor) -> dict[str, float]:
     >>> group_fractions(torch.tensor([True, False, True, True]), torch.tensor([0, 0, 1, 1]))
     {'frac_all_wrong': 0.0, 'frac_mixed': 0.5, 'frac_all_correct': 0.5}
     """
-    groups = int(group_B.max()) + 1
-    size_P = torch.zeros(groups).index_add_(0, group_B, torch.ones_like(group_B, dtype=torch.float))
-    correct_P = torch.zeros(groups).index_add_(0, group_B, correct_B.float())
+    size_P, correct_P = group_sum(torch.ones_like(group_B), group_B), group_sum(correct_B, group_B)
     kinds = {
         "frac_all_wrong": correct_P == 0,
         "frac_mixed": (correct_P > 0) & (correct_P < size_P),

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import spearmanr, t
+from scipy.integrate import trapezoid
+from scipy.stats import sem, spearmanr, t
 
 from vapo.analysis.curves import load_metrics, score_column
 
@@ -112,8 +113,8 @@ def finished(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         raise ValueError("no run of the sweep has been evaluated yet: wait, or look at its logs")
     reached = curves["policy_step"].where(curves["score"].notna()).groupby([curves["arm"], curves["seed"]]).transform("max")
     short = ~(reached == reached.groupby(curves["arm"]).transform("max"))
-    names = sorted({f"{arm}, seed {seed}" for arm, seed in zip(curves.loc[short, "arm"], curves.loc[short, "seed"], strict=True)})
-    return curves[~short], names
+    left_out = curves.loc[short, ["arm", "seed"]].drop_duplicates().sort_values(["arm", "seed"])
+    return curves[~short], [f"{row.arm}, seed {row.seed}" for row in left_out.itertuples()]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -123,10 +124,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     2.0
     """
     n, mean = len(values), sum(values) / len(values)
-    if n < 2:
-        return mean, math.nan
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+    return mean, math.nan if n < 2 else float(t.ppf(0.975, n - 1) * sem(values))
 
 
 def score_of_run(run: pd.DataFrame) -> dict[str, float]:
@@ -134,7 +132,7 @@ def score_of_run(run: pd.DataFrame) -> dict[str, float]:
     evaluated = run.dropna(subset=["score"]).sort_values("rl_step")
     step, score = evaluated["policy_step"].to_numpy(), evaluated["score"].to_numpy()
     span = step[-1] - step[0]
-    area = float(((score[1:] + score[:-1]) / 2 * (step[1:] - step[:-1])).sum() / span) if span > 0 else float(score[-1])
+    area = float(trapezoid(score, step) / span) if span > 0 else float(score[-1])
     first, last = evaluated["evaluated_length"].iloc[0], evaluated["evaluated_length"].iloc[-1]
     found = {"last": float(score[-1]), "area": area, "length_last": last, "collapsed": float(last < first / 2)}
     for threshold in THRESHOLDS:

@@ -10,16 +10,15 @@ from matplotlib.figure import Figure
 
 from vapo.analysis.sweep import interval
 
-PANELS = (
-    ("score", "MiniAIME avg@32"),
-    ("length", "response length, tokens"),
-    ("reward", "reward, mean of a step"),
-    ("entropy", "entropy, nats per token"),
-)
-TITLES = dict(PANELS) | {
+TITLES = {
+    "score": "MiniAIME avg@32",
+    "length": "response length, tokens",
+    "reward": "reward, mean of a step",
+    "entropy": "entropy, nats per token",
     "explained_variance": "explained variance of the return",
     "auroc_advantage": "AUROC of -advantage at the first slip",
 }
+X_LABELS = {"policy_step": "RL step of policy training", "actor_updates": "gradient update of the actor"}
 
 
 def arm_colour(number: int) -> str:
@@ -34,7 +33,7 @@ def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, 
         runs: one arm's rows of `load_sweep`; an arm that does not log `column` draws nothing.
         smooth: rows of a running mean taken over each seed first; 1 is none.
     """
-    shown = runs.dropna(subset=[column, x]).sort_values("rl_step")
+    shown = (runs if column in runs else runs.assign(**{column: float("nan")})).dropna(subset=[column, x]).sort_values("rl_step")
     shown = shown.assign(**{column: shown.groupby("seed")[column].transform(lambda y: y.rolling(smooth, min_periods=1).mean())})
     at, seeds = shown.groupby("policy_step")[x].mean(), shown.groupby("policy_step")[column]
     mean, half = seeds.mean(), seeds.agg(lambda y: interval(list(y))[1]).fillna(0.0)
@@ -42,20 +41,25 @@ def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, 
     axis.fill_between(at, mean - half, mean + half, alpha=0.15, color=color, linewidth=0)
 
 
+def draw_panel(axis: Axes, curves: pd.DataFrame, arms: Sequence[str], column: str, x: str = "policy_step", smooth: int = 1) -> None:
+    """One curve an arm, of the base policy's evaluation and the RL steps in which the actor trained. Scores are never smoothed."""
+    for number, arm in enumerate(arms):
+        runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
+        draw_curve(axis, runs, column, x, arm, arm_colour(number), 1 if column == "score" else smooth)
+    axis.set(title=TITLES.get(column, column), xlabel=X_LABELS[x])
+    axis.grid(alpha=0.3)
+
+
 def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
     """Score and length of every arm against the RL steps in which the actor trained."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for number, arm in enumerate(arms):
-        runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
-        for axis, (column, _) in zip(axes, PANELS[:2], strict=True):
-            draw_curve(axis, runs, column, "policy_step", arm, arm_colour(number))
-    for axis, (_, title) in zip(axes, PANELS[:2], strict=True):
-        axis.set(title=title, xlabel="RL step of policy training")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylim(0, 1)
-    axes[1].set_ylim(0, 1.1 * max(line.get_ydata().max() for line in axes[1].lines))  # the bands of two seeds would go far beyond
-    axes[1].legend(fontsize=8, ncols=2)
+    score, length = figure.subplots(1, 2)
+    draw_panel(score, curves, arms, "score")
+    draw_panel(length, curves, arms, "length")
+    score.set_ylim(0, 1)
+    heights = [height for line in length.lines for height in line.get_ydata()]
+    length.set_ylim(0, 1.1 * max(heights, default=1.0))  # the bands of two seeds would go far beyond
+    length.legend(fontsize=8, ncols=2)
     return figure
 
 
@@ -64,11 +68,7 @@ def plot_columns(curves: pd.DataFrame, arms: Sequence[str], columns: Sequence[st
     figure = Figure(figsize=(13, 3.3 * -(-len(columns) // 3)), layout="constrained")
     axes = figure.subplots(-(-len(columns) // 3), 3, squeeze=False).flatten()
     for axis, column in zip(axes, columns, strict=False):
-        for number, arm in enumerate(arms):
-            runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
-            draw_curve(axis, runs, column, "policy_step", arm, arm_colour(number), 1 if column == "score" else smooth)
-        axis.set(title=TITLES.get(column, column), xlabel="RL step of policy training")
-        axis.grid(alpha=0.3)
+        draw_panel(axis, curves, arms, column, smooth=smooth)
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
     axes[0].legend()
@@ -79,13 +79,9 @@ def plot_two(curves: pd.DataFrame, arms: Sequence[str] = ("vapo_full", "dapo")) 
     """The paper's Figures 1 and 2 in small: two arms' score, length, reward and entropy, by RL step and by gradient update."""
     figure = Figure(figsize=(15, 6.5), layout="constrained")
     rows = figure.subplots(2, 4, sharey="col")
-    for axes, (x, label) in zip(rows, (("policy_step", "RL step"), ("actor_updates", "gradient update of the actor")), strict=True):
-        for axis, (column, title) in zip(axes, PANELS, strict=True):
-            for number, arm in enumerate(arms):
-                runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
-                draw_curve(axis, runs, column, x, arm, arm_colour(number))
-            axis.set(title=title, xlabel=label)
-            axis.grid(alpha=0.3)
+    for axes, x in zip(rows, X_LABELS, strict=True):
+        for axis, column in zip(axes, ("score", "length", "reward", "entropy"), strict=True):
+            draw_panel(axis, curves, arms, column, x)
     rows[0][0].legend()
     return figure
 

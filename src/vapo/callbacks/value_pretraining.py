@@ -64,7 +64,7 @@ class ValuePretraining(Callback):
                 "value pretraining needs held-out rollouts; set callbacks.value_pretraining.heldout_rollouts to 1 or more"
             )
         self.steps, self.patience, self.min_delta = steps, patience, min_delta
-        self.group_size, self.policy_group_size = group_size, 1  # the second is known when training starts
+        self.group_size = group_size
         self.heldout_rollouts, self.critic_file = heldout_rollouts, None if critic_file is None else Path(critic_file)
         self.done = steps == 0
         self.steps_done, self.best, self.waited = 0, float("-inf"), 0
@@ -76,8 +76,7 @@ class ValuePretraining(Callback):
             return
         pl_module.actor_frozen = True
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        self.policy_group_size = datamodule.group_size
-        datamodule.regroup(self.group_size or datamodule.group_size)
+        datamodule.regroup(self.group_size)
         if not self.key:  # the weights are still the initial ones; a resumed run brings its key along
             self.key = self._make_key(trainer, pl_module)
         prompts = datamodule.held_out(self.heldout_rollouts)
@@ -103,7 +102,7 @@ class ValuePretraining(Callback):
             self._finish(trainer, pl_module)
 
     def _finish(self, trainer: Trainer, module: RLModule) -> None:
-        trainer.datamodule.regroup(self.policy_group_size)  # type: ignore[attr-defined]
+        trainer.datamodule.regroup(None)  # type: ignore[attr-defined]
         module.actor_frozen, self.done, self._heldout = False, True, None
 
     @torch.no_grad()

@@ -52,14 +52,14 @@ def draw_panel(axis: Axes, curves: pd.DataFrame, arms: Sequence[str], column: st
 
 def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
     """Score and length of every arm against the RL steps in which the actor trained."""
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    figure = Figure(figsize=(13, 6), layout="constrained")
     score, length = figure.subplots(1, 2)
     draw_panel(score, curves, arms, "score")
     draw_panel(length, curves, arms, "length")
     score.set_ylim(0, 1)
     heights = [height for line in length.lines for height in line.get_ydata()]
     length.set_ylim(0, 1.1 * max(heights, default=1.0))  # the bands of two seeds would go far beyond
-    length.legend(fontsize=8, ncols=2)
+    figure.legend(*length.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)  # names can be long
     return figure
 
 

@@ -15,6 +15,9 @@ class NamedSource:
     def prompt(self, index, seed):
         return Prompt(index, f"{seed}/{index}", "0", (1,))
 
+    def held_out(self, index, seed):
+        return Prompt(index, f"held out/{seed}/{index}", "0", (1,))
+
     def benchmark(self):
         return [Prompt(0, "benchmark", "0", (1,))]
 

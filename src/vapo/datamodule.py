@@ -31,7 +31,16 @@ class _CursorSampler(Sampler[list[int]]):
 class PromptDataModule(LightningDataModule):
     """Owns how many prompts a step asks, and how often each. Repeating them is `vapo.rollout.collect`'s work."""
 
-    def __init__(self, source: PromptSource, verifier: Verifier, rollouts_per_step: int, group_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: PromptSource,
+        verifier: Verifier,
+        rollouts_per_step: int,
+        group_size: int,
+        seed: int,
+        path: str | None = None,
+        benchmark_path: str | None = None,
+    ) -> None:
         """
         Args:
             source: where prompts and the benchmark come from.
@@ -39,6 +48,7 @@ class PromptDataModule(LightningDataModule):
             rollouts_per_step: B, responses per RL step over all ranks.
             group_size: G, responses per prompt; must divide `rollouts_per_step`. `regroup` changes it.
             seed: order of the prompts.
+            path, benchmark_path: not read here; a source of files gets them by interpolation, so that `data.path=` sets them.
         """
         super().__init__()
         self.source, self.verifier, self.rollouts_per_step, self.seed = source, verifier, rollouts_per_step, seed
@@ -76,8 +86,8 @@ class PromptDataModule(LightningDataModule):
         return [self.source.prompt(index, self.seed) for index in self.indices(number)]
 
     def held_out(self, size: int) -> list[Prompt]:
-        """Prompts from another stream than training's, always the same."""
-        return [self.source.prompt(index, self.seed + 1_000_003) for index in range(size)]
+        """Prompts that are never trained on, always the same."""
+        return [self.source.held_out(index, self.seed) for index in range(size)]
 
     def benchmark(self) -> list[Prompt]:
         """The evaluation problems."""

@@ -22,6 +22,8 @@ MEANS = (
     "response/length_wrong_mean",
     "response/truncated_fraction",
     "response/no_answer_fraction",
+    "verifier/timeout_fraction",
+    "verifier/error_fraction",
     "group/frac_all_wrong",
     "group/frac_mixed",
     "group/frac_all_correct",

@@ -8,7 +8,7 @@ import torch
 
 from vapo.algorithms import ActorCritic, explained_variance_sums, group_fractions
 from vapo.rollout.collate import collate
-from vapo.types import Batch, Rollout, Status
+from vapo.types import FAULTS, Batch, Rollout, Status
 
 if TYPE_CHECKING:
     from vapo.module import RLModule
@@ -49,6 +49,8 @@ def report_responses(module: RLModule, sampled: list[Rollout], batch: Batch) -> 
         metrics.mean(f"response/length_{name}_mean", length_B[chosen_B].sum(), chosen_B.sum().item())
     metrics.mean("response/truncated_fraction", batch.truncated_B.double().sum(), size)
     metrics.mean("response/no_answer_fraction", sum(r.verdict.status is Status.NO_ANSWER for r in sampled), size)
+    for status in FAULTS:
+        metrics.mean(f"verifier/{status}_fraction", sum(r.verdict.status is status for r in sampled), size)
     groups = int(batch.group_B.max()) + 1
     for name, fraction in group_fractions(batch.correct_B, batch.group_B).items():
         metrics.mean(f"group/{name}", fraction * groups, groups)

@@ -27,6 +27,9 @@ class Status(StrEnum):
     ERROR = "error"
 
 
+FAULTS = (Status.TIMEOUT, Status.ERROR)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A status, and the answer that was read in the response (None if there was none), for majority votes and tables."""

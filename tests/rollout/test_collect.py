@@ -1,5 +1,8 @@
+import pytest
+
 from vapo.rollout.collect import collect, sampling_seed
 from vapo.types import Completion, Prompt, SamplingParams, Status, Verdict
+from vapo.verifiers.base import Verifier
 
 PROMPTS = [Prompt(40, "1+2:", "3", (5, 6, 7)), Prompt(7, "9-1:", "8", (8, 9)), Prompt(41, "2+2:", "4", (5, 5))]
 
@@ -15,12 +18,15 @@ class ScriptedEngine:
     def load_weights(self, language_model, version):
         raise AssertionError
 
-    def generate(self, requests, sampling):
+    def generate(self, requests, sampling, on_finish):
         self.requests, self.sampling = list(requests), sampling
-        return [self.completions[i % len(self.completions)] for i in range(len(requests))]
+        completions = [self.completions[i % len(self.completions)] for i in range(len(requests))]
+        for i, completion in reversed(list(enumerate(completions))):  # in an order of its own
+            on_finish(i, completion)
+        return completions
 
 
-class RecordingVerifier:
+class RecordingVerifier(Verifier):
     def __init__(self):
         self.calls = []
 
@@ -38,6 +44,7 @@ def run(tokenizer, completions, prompts=PROMPTS, group_size=2, seed=3, rl_step=5
     engine, verifier, sampling = ScriptedEngine(completions), RecordingVerifier(), SamplingParams(0.9, 0.8, 12)
     rollouts = collect(prompts, group_size, engine, sampling, tokenizer, verifier, seed, rl_step)
     assert engine.sampling is sampling
+    verifier.calls.reverse()
     return rollouts, engine, verifier
 
 
@@ -89,3 +96,54 @@ def test_token_ids_are_kept_as_sampled(tokenizer):
 def test_group_size_1_is_one_response_a_prompt(tokenizer):
     rollouts, _, _ = run(tokenizer, [complete(tokenizer, "A1!")], group_size=1)
     assert [rollout.group for rollout in rollouts] == [0, 1, 2]
+
+
+class FaultyVerifier(Verifier):
+    max_fault_share = 0.5
+
+    def __init__(self, statuses):
+        self.statuses = list(statuses)
+
+    def __call__(self, response, reference):
+        return Verdict(self.statuses.pop())
+
+    def last_fault(self):
+        return "timeout on answer '9'"
+
+
+def test_faults_up_to_the_limit_are_only_counted(tokenizer):
+    engine = ScriptedEngine([complete(tokenizer, "A1!")])
+    verifier = FaultyVerifier([Status.TIMEOUT, Status.ERROR, Status.WRONG, Status.CORRECT])
+    rollouts = collect(PROMPTS[:2], 2, engine, SamplingParams(), tokenizer, verifier, 0, 0)
+    assert sorted(rollout.verdict.status for rollout in rollouts) == ["correct", "error", "timeout", "wrong"]
+
+
+def test_a_verifier_that_fails_too_often_stops_the_run_and_says_on_what(tokenizer):
+    engine = ScriptedEngine([complete(tokenizer, "A1!")])
+    verifier = FaultyVerifier([Status.TIMEOUT, Status.ERROR, Status.ERROR, Status.CORRECT])
+    with pytest.raises(ValueError, match=r"failed on 3 of 4 responses \(last: timeout on answer '9'\); look at the problem set's"):
+        collect(PROMPTS[:2], 2, engine, SamplingParams(), tokenizer, verifier, 0, 0)
+
+
+def test_scoring_starts_before_the_last_response_is_generated(tokenizer):
+    """The first response's verdict is being worked on when the engine hands over the second."""
+    order = []
+
+    class Recorder(Verifier):
+        def submit(self, response, reference):
+            order.append(f"submit {response}")
+            return super().submit(response, reference)
+
+        def __call__(self, response, reference):
+            return Verdict(Status.WRONG)
+
+    class SlowEngine(ScriptedEngine):
+        def generate(self, requests, sampling, on_finish):
+            for i, completion in enumerate(self.completions):
+                order.append(f"generate {i}")
+                on_finish(i, completion)
+            return self.completions
+
+    engine = SlowEngine([complete(tokenizer, "A1!"), complete(tokenizer, "A2!")])
+    collect(PROMPTS[:1], 2, engine, SamplingParams(), tokenizer, Recorder(), 0, 0)
+    assert order == ["generate 0", "submit A1", "generate 1", "submit A2"]

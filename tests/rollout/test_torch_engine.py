@@ -191,3 +191,14 @@ def test_misuse_says_what_to_do(mini_model):
     assert engine.weights_version == -1
     with pytest.raises(RuntimeError, match="before load_weights"):
         engine.generate(ragged_requests(1), SamplingParams())
+
+
+def test_each_completion_is_handed_over_once_when_it_is_finished(mini_model):
+    handed = []
+    requests, sampling = ragged_requests(24), SamplingParams(max_new_tokens=16)
+    engine = make_engine(mini_model, [1, 2, 3], max_batch=10)
+    completions = engine.generate(requests, sampling, lambda index, completion: handed.append((index, completion)))
+    assert dict(handed) == dict(enumerate(completions)) and len(handed) == 24
+    for start in (0, 10, 20):
+        lengths = [len(completion.token_ids) for index, completion in handed if start <= index < start + 10]
+        assert lengths == sorted(lengths) and len(set(lengths)) > 1

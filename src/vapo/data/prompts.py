@@ -17,6 +17,9 @@ class PromptSource(Protocol):
     def prompt(self, index: int, seed: int) -> Prompt:
         """The `index`-th training prompt of the stream `seed`: the same whenever it is asked for."""
 
+    def held_out(self, index: int, seed: int) -> Prompt:
+        """A prompt that is never a training prompt, to watch the critic on; of a finite set they repeat."""
+
     def benchmark(self) -> list[Prompt]:
         """The evaluation problems, none of which is ever a training prompt."""
 
@@ -45,6 +48,9 @@ class SumsPrompts:
 
     def prompt(self, index: int, seed: int) -> Prompt:
         return self._make(index, problem_at(index, seed, self.min_operands, self.max_operands))
+
+    def held_out(self, index: int, seed: int) -> Prompt:
+        return self.prompt(index, seed + 1_000_003)  # another stream
 
     def benchmark(self) -> list[Prompt]:
         return [self._make(index, problem) for index, problem in enumerate(mini_aime(self.min_operands, self.max_operands))]

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from transformers import PreTrainedTokenizerBase
 
 from vapo.rollout.engine import Engine
-from vapo.types import Prompt, Request, Rollout, SamplingParams, Status, Verdict
+from vapo.types import FAULTS, Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 from vapo.verifiers.base import Verifier
 
 
@@ -26,7 +27,7 @@ def collect(
     seed: int,
     rl_step: int,
 ) -> list[Rollout]:
-    """Samples `group_size` responses to each prompt and verifies them.
+    """Samples `group_size` responses to each prompt and verifies them, the early ones while others are generated.
 
     Args:
         prompts: the P prompts of a step; the i-th makes group i, and its responses stay together.
@@ -41,10 +42,28 @@ def collect(
         for prompt in prompts
         for sample in range(group_size)
     ]
+    texts: dict[int, str] = {}
+    verdicts: dict[int, Future[Verdict]] = {}
+
+    def score(i: int, completion: Completion) -> None:
+        texts[i] = str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
+        if completion.finished:
+            verdicts[i] = verifier.submit(texts[i], prompts[i // group_size].reference)
+
+    completions = engine.generate(requests, sampling, score)
     rollouts = []
-    for i, completion in enumerate(engine.generate(requests, sampling)):
-        prompt = prompts[i // group_size]
-        text = str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
-        verdict = verifier(text, prompt.reference) if completion.finished else Verdict(Status.NO_ANSWER)
-        rollouts.append(Rollout(prompt, i // group_size, completion, text, verdict))
+    for i, completion in enumerate(completions):
+        verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
+        rollouts.append(Rollout(prompts[i // group_size], i // group_size, completion, texts[i], verdict))
+    check_faults(rollouts, verifier)
     return rollouts
+
+
+def check_faults(rollouts: Sequence[Rollout], verifier: Verifier) -> None:
+    """Raises if the verifier failed on more than its `max_fault_share` of the rollouts: their rewards would be noise."""
+    faults = sum(rollout.verdict.status in FAULTS for rollout in rollouts)
+    if faults > verifier.max_fault_share * len(rollouts):
+        raise ValueError(
+            f"the verifier failed on {faults} of {len(rollouts)} responses (last: {verifier.last_fault()}); look at the problem "
+            "set's answers, raise data.verifier.timeout, or data.verifier.max_fault_share if this is to be expected"
+        )

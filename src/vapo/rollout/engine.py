@@ -1,11 +1,15 @@
 """What generates responses. `torch_engine.py` is the plain one; anything with these three members can replace it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from transformers import PreTrainedModel
 
 from vapo.types import Completion, Request, SamplingParams
+
+
+def ignore(index: int, completion: Completion) -> None:
+    """The `on_finish` of those who wait for all."""
 
 
 class Engine(Protocol):
@@ -16,5 +20,14 @@ class Engine(Protocol):
     def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
         """Generate with exactly these weights from now on."""
 
-    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Completion]:
-        """One completion per request, in order."""
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingParams,
+        on_finish: Callable[[int, Completion], None] = ignore,
+    ) -> list[Completion]:
+        """One completion per request, in order.
+
+        Args:
+            on_finish: called once for each request, with its index, as soon as its completion is there: scoring starts meanwhile.
+        """

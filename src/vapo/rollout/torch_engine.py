@@ -5,12 +5,13 @@ Each request has a random stream of its own, so its tokens depend on its seed an
 leave the batch when enough of them have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vapo.rollout.engine import ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
 
@@ -66,18 +67,23 @@ class TorchEngine:
         self.language_model, self.weights_version = language_model, version
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Completion]:
+    def generate(
+        self, requests: Sequence[Request], sampling: SamplingParams, on_finish: Callable[[int, Completion], None] = ignore
+    ) -> list[Completion]:
         if self.language_model is None:
             raise RuntimeError("generate was called before load_weights")
         was_training = self.language_model.training
         self.language_model.eval()
-        completions: list[Completion] = []
+        completions: dict[int, Completion] = {}
         for start in range(0, len(requests), self.max_batch):
-            completions += self._generate(requests[start : start + self.max_batch], sampling)
+            for row, completion in self._generate(requests[start : start + self.max_batch], sampling):
+                completions[start + row] = completion
+                on_finish(start + row, completion)
         self.language_model.train(was_training)
-        return completions
+        return [completions[index] for index in range(len(requests))]
 
-    def _generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Completion]:
+    def _generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """Each request's index and completion, as they finish."""
         model = self.language_model
         assert model is not None
         device, rows, steps = model.device, len(requests), sampling.max_new_tokens
@@ -89,7 +95,6 @@ class TorchEngine:
         logits_BV, cache, mask_BL, position_B = self._read_prompts(model, requests, sampling)
         token_BT = torch.zeros(rows, steps, dtype=torch.long, device=device)
         logprob_BT = torch.zeros(rows, steps, device=device)
-        length_B = torch.zeros(rows, dtype=torch.long, device=device)
         finished_B = torch.zeros(rows, dtype=torch.bool, device=device)
         live_B = torch.arange(rows, device=device)  # rows still in the batch, as indices of requests
 
@@ -99,8 +104,9 @@ class TorchEngine:
             writing = live_B[writing_B]
             token_BT[writing, step] = token_B[writing_B]
             logprob_BT[writing, step] = logprob_B[writing_B]
-            length_B[writing] += 1
             finished_B[writing] = torch.isin(token_B[writing_B], eos)
+            for row in writing[finished_B[writing]].tolist():
+                yield row, Completion(tuple(token_BT[row, : step + 1].tolist()), tuple(logprob_BT[row, : step + 1].tolist()), True)
             keep_B = ~finished_B[live_B]
             left = int(keep_B.sum())
             if left == 0 or step == steps - 1:
@@ -119,12 +125,8 @@ class TorchEngine:
             ).logits[:, -1]
             position_B = position_B + 1
 
-        tokens, logprobs = token_BT.tolist(), logprob_BT.tolist()
-        lengths, finished = length_B.tolist(), finished_B.tolist()
-        return [
-            Completion(tuple(tokens[row][: lengths[row]]), tuple(logprobs[row][: lengths[row]]), finished[row])
-            for row in range(rows)
-        ]
+        for row in (~finished_B).nonzero()[:, 0].tolist():
+            yield row, Completion(tuple(token_BT[row].tolist()), tuple(logprob_BT[row].tolist()), False)
 
     def _read_prompts(
         self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams

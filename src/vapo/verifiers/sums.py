@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from vapo.types import Status, Verdict
+from vapo.verifiers.base import Verifier
 
 MODULUS = 10
 _ANSWER = re.compile(r"A([0-9])")
@@ -57,7 +58,7 @@ def answer(problem: str) -> int:
     return total
 
 
-class SumsVerifier:
+class SumsVerifier(Verifier):
     """Exact match of the one answer. No answer, two answers, or anything after the answer is NO_ANSWER, never an error."""
 
     def __call__(self, response: str, reference: str) -> Verdict:

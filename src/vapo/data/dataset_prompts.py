@@ -1,0 +1,128 @@
+"""Prompts from problem sets: one to train on, endlessly and shuffled, and one to be scored on."""
+
+import logging
+import random
+from dataclasses import replace
+from functools import cached_property, lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from vapo.data.problem_sets import Loaded, Problem, ProblemSet
+from vapo.data.templates import Template
+from vapo.types import Prompt
+
+log = logging.getLogger(__name__)
+
+
+class DatasetPrompts:
+    """A `PromptSource` over two problem sets, read when the first prompt is asked for."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: ProblemSet,
+        benchmark: ProblemSet,
+        template: str,
+        chat: bool,
+        max_prompt_tokens: int,
+        held_out_problems: int,
+        train_path: str | None = None,
+        benchmark_path: str | None = None,
+    ) -> None:
+        """
+        Args:
+            tokenizer: of the policy.
+            train: problems to train on; those of the benchmark are taken out.
+            benchmark: all of them are scored.
+            template: text file with `{problem}`.
+            chat: whether the text becomes a user's turn in the tokenizer's chat format.
+            max_prompt_tokens: longer training problems are dropped and counted; a longer benchmark problem is an error.
+            held_out_problems: training problems set aside to watch the critic on, at most a tenth of them.
+            train_path, benchmark_path: where the problems are, if elsewhere than the sets say.
+        """
+        if max_prompt_tokens < 1 or held_out_problems < 1:
+            raise ValueError(
+                f"data.source.max_prompt_tokens is {max_prompt_tokens}, held_out_problems {held_out_problems}; set both to 1+"
+            )
+        self.train = train if train_path is None else replace(train, path=train_path)
+        self.benchmark_set = benchmark if benchmark_path is None else replace(benchmark, path=benchmark_path)
+        self.template = Template(tokenizer, template, chat)
+        self.benchmark_name = benchmark.name
+        self.max_prompt_tokens, self.held_out_problems = max_prompt_tokens, held_out_problems
+        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    def prompt(self, index: int, seed: int) -> Prompt:
+        """Each problem once, in an order of its own in every pass over them."""
+        training = self._training
+        round_, place = divmod(index, len(training))
+        return self._numbered(training[self._order(seed, round_)[place]], index)
+
+    def held_out(self, index: int, seed: int) -> Prompt:
+        return self._numbered(self._split[0][index % len(self._split[0])], index)
+
+    def benchmark(self) -> list[Prompt]:
+        return [self._numbered(prompt, index) for index, prompt in enumerate(self._benchmark)]
+
+    def describe(self) -> dict[str, str | int]:
+        return {
+            "benchmark_name": self.benchmark_name,
+            "train": str(self.train),
+            "problems": len(self._training),
+            "template": self.template.text,
+            "chat": self.template.chat,
+            "max_prompt_tokens": self.max_prompt_tokens,
+        }
+
+    @staticmethod
+    def _numbered(prompt: Prompt, index: int) -> Prompt:
+        return Prompt(index, prompt.text, prompt.reference, prompt.token_ids)
+
+    def _shuffled(self, seed: int, round_: int) -> list[int]:
+        order = list(range(len(self._training)))
+        random.Random(f"{seed}/{round_}").shuffle(order)
+        return order
+
+    def _prompts(self, problems: list[Problem]) -> list[Prompt]:
+        texts = [self.template.apply(problem.text) for problem in problems]
+        encoded = self.template.encode(texts)
+        return [Prompt(0, text, problem.answer, ids) for text, problem, ids in zip(texts, problems, encoded, strict=True)]
+
+    @cached_property
+    def _benchmark(self) -> list[Prompt]:
+        prompts = self._prompts(self.benchmark_set.load().problems)
+        longest = max(len(prompt.token_ids) for prompt in prompts)
+        if longest > self.max_prompt_tokens:
+            raise ValueError(
+                f"{self.benchmark_name} has a prompt of {longest} tokens; set data.source.max_prompt_tokens to that or more"
+            )
+        return prompts
+
+    @property
+    def _training(self) -> list[Prompt]:
+        return self._split[1]
+
+    @cached_property
+    def _split(self) -> tuple[list[Prompt], list[Prompt]]:
+        """Held-out and training prompts. Which is which depends on the problems only, so that no run trains on another's."""
+        loaded = self.train.load()
+        scored = {prompt.text for prompt in self._benchmark}
+        prompts = self._prompts(loaded.problems)
+        kept = [prompt for prompt in prompts if len(prompt.token_ids) <= self.max_prompt_tokens and prompt.text not in scored]
+        self._report(loaded, sum(prompt.text in scored for prompt in prompts), len(kept))
+        if len(kept) < 2:
+            raise ValueError(
+                f"{self.train.name} has {len(kept)} problems of at most {self.max_prompt_tokens} tokens; set "
+                "data.source.max_prompt_tokens higher, or another problem set"
+            )
+        order = sorted(range(len(kept)), key=lambda i: random.Random(kept[i].text).random())
+        cut = max(1, min(self.held_out_problems, len(kept) // 10))
+        return [kept[i] for i in order[:cut]], [kept[i] for i in sorted(order[cut:])]
+
+    def _report(self, loaded: Loaded, scored: int, kept: int) -> None:
+        long = len(loaded.problems) - scored - kept
+        log.info(
+            f"{self.train.name}: {kept} problems of {loaded.rows} rows ({loaded.duplicates} duplicates, {long} too long, "
+            f"{scored} of the benchmark)"
+        )
+        if loaded.conflicting:
+            log.warning(f"{self.train.name}: {loaded.conflicting} duplicates have another answer than the first; the first is kept")

@@ -1,0 +1,63 @@
+"""reasoning-gym's generated problems, as many as one likes. `vapo.verifiers.judges.reasoning_gym` scores answers to them."""
+
+import json
+import random
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vapo.data.templates import Template
+from vapo.types import Prompt
+from vapo.verifiers.judges import SIZE
+
+HELD_OUT = 10**6  # numbers set aside after the benchmark's
+
+
+class GymPrompts:
+    """A `PromptSource` over one generator. Benchmark, held-out and training problems have numbers of their own."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, name: str, settings: dict[str, Any], template: str, chat: bool, problems: int
+    ) -> None:
+        """
+        Args:
+            tokenizer: of the policy.
+            name: of the generator, such as `basic_arithmetic`.
+            settings: its options; `{}` for the library's.
+            template, chat: see `Template`.
+            problems: of the benchmark, >= 1.
+        """
+        import reasoning_gym  # here: it takes seconds
+
+        if problems < 1:
+            raise ValueError(f"data.source.problems is {problems}; set it to 1 or more problems of the benchmark")
+        try:
+            self.dataset = reasoning_gym.create_dataset(name, seed=0, size=SIZE, **settings)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise ValueError(f"reasoning-gym's {name} with {settings}: {error}; set data.source.name and settings") from error
+        self.name, self.settings, self.problems = name, dict(settings), problems
+        self.template, self.benchmark_name = Template(tokenizer, template, chat), f"gym_{name}"
+
+    def prompt(self, index: int, seed: int) -> Prompt:
+        first = self.problems + HELD_OUT
+        return self._make(index, random.Random(f"{seed}/{index}").randrange(first, SIZE))
+
+    def held_out(self, index: int, seed: int) -> Prompt:
+        return self._make(index, self.problems + index % HELD_OUT)
+
+    def benchmark(self) -> list[Prompt]:
+        return [self._make(index, index) for index in range(self.problems)]
+
+    def describe(self) -> dict[str, str | int]:
+        return {
+            "benchmark_name": self.benchmark_name,
+            "settings": json.dumps(self.settings, sort_keys=True),
+            "template": self.template.text,
+            "chat": self.template.chat,
+            "problems": self.problems,
+        }
+
+    def _make(self, index: int, number: int) -> Prompt:
+        entry = self.dataset[number]
+        text = self.template.apply(entry["question"])
+        return Prompt(index, text, json.dumps({"answer": entry["answer"], "index": number}), self.template.encode([text])[0])

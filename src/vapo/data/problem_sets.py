@@ -1,0 +1,118 @@
+"""Problems with answers from a hub or a file, each once."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked, and the answer as the problem set has it."""
+
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The problems of a set, and what was left out."""
+
+    problems: list[Problem]
+    rows: int
+    conflicting: int  # rows with a text that came before, with another answer
+
+    @property
+    def duplicates(self) -> int:
+        return self.rows - len(self.problems)
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """Where problems are and how they are read. Rows with a text that came before are dropped; only the different ones are held
+    in memory, so a set may repeat itself a hundred times, as DAPO-Math-17k does."""
+
+    name: str  # in metrics, records and messages
+    path: str | None  # hub name `owner/name`, or a JSONL, JSON, Parquet or CSV file
+    problem: str  # column with the text, dots for nesting; of a list of chat messages the last user's is taken
+    answer: str  # column with the answer, likewise
+    split: str = "train"  # of a hub's set
+    subset: str | None = None  # of a hub's set: its configuration, such as gsm8k's `main`
+    answer_after: str | None = None  # the answer is what follows the last such text in its column, as `####` in GSM8K
+    problem_between: tuple[str, str] | None = None  # the problem is what stands between the first and the last such text
+
+    def load(self) -> Loaded:
+        """
+        Raises:
+            FileNotFoundError, ValueError: what is wrong with path or columns, and what to set.
+        """
+        answers: dict[str, str] = {}
+        rows = conflicting = 0
+        for row in self._rows():
+            rows += 1
+            text, answer = self._problem(row), self._answer(row)
+            conflicting += answers.setdefault(text, answer) != answer
+        if not answers:
+            raise ValueError(f"{self.name}: no problems in {self.path}; set its path to another file")
+        return Loaded([Problem(*pair) for pair in answers.items()], rows, conflicting)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        import datasets  # here: it takes a second, and the mini scale needs none
+
+        if self.path is None:
+            raise ValueError(f"{self.name}: no path to its problems; set data.path and data.benchmark_path to files or hub names")
+        path = Path(self.path)
+        if path.suffix in FORMATS:
+            if not path.is_file():
+                raise FileNotFoundError(f"{self.name}: no file {self.path}; set its path to an existing one, or to a hub name")
+            if path.stat().st_size == 0:
+                return iter(())  # the library stumbles over it
+            return iter(datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", streaming=True))
+        if path.exists() or self.path.count("/") > 1:
+            raise ValueError(f"{self.name}: cannot read {self.path}; set its path to a {', '.join(FORMATS)} file or a hub name")
+        try:
+            table = datasets.load_dataset(self.path, self.subset, split=self.split)
+        except Exception as error:
+            raise ValueError(
+                f"{self.name}: cannot load {self.path} from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "set its path to a local file if this machine has no access"
+            ) from error
+        return iter(table.select_columns(sorted({column.split(".")[0] for column in (self.problem, self.answer)})))
+
+    def _problem(self, row: dict[str, Any]) -> str:
+        text = self._column(row, self.problem)
+        if isinstance(text, list):
+            text = next((message["content"] for message in reversed(text) if message["role"] == "user"), None)
+        if not isinstance(text, str):
+            raise ValueError(f"{self.name}: column {self.problem} holds {text!r:.80}, no text and no chat; set another column")
+        if self.problem_between is not None:
+            first, last = self.problem_between
+            match = re.search(f"{re.escape(first)}(.*){re.escape(last)}", text, re.DOTALL)
+            if match is None:
+                raise ValueError(f"{self.name}: no text between {first!r} and {last!r} in {text!r:.80}; set problem_between")
+            text = match[1]
+        return text.strip()
+
+    def _answer(self, row: dict[str, Any]) -> str:
+        answer = self._column(row, self.answer)
+        if answer is None:
+            raise ValueError(f"{self.name}: a row without an answer in column {self.answer}: {row!r:.120}")
+        if isinstance(answer, float) and answer.is_integer():
+            answer = int(answer)
+        text = str(answer)
+        if self.answer_after is not None:
+            if self.answer_after not in text:
+                raise ValueError(f"{self.name}: no {self.answer_after!r} in the answer {text!r:.80}; set answer_after")
+            text = text.rsplit(self.answer_after, 1)[1]
+        return text.strip()
+
+    def _column(self, row: dict[str, Any], column: str) -> Any:
+        value: Any = row
+        for key in column.split("."):
+            if not isinstance(value, dict) or key not in value:
+                raise ValueError(f"{self.name}: no column {column}; set it to one of {', '.join(sorted(row))}, dots for nesting")
+            value = value[key]
+        return value

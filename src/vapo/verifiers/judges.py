@@ -1,0 +1,49 @@
+"""What runs inside a worker: functions that make a judge, (answer, reference) -> bool. A judge may hang, fail or eat memory."""
+
+import json
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+Judge = Callable[[str, str], bool]
+SIZE = 10**9  # problems of a generator: each is made from its number when it is asked for
+
+
+def math_equal() -> Judge:
+    """Mathematical equality of two LaTeX expressions, by math-verify. Only its LaTeX grammar reads them: its other reader evaluates
+    text as Python.
+
+    Raises (from the judge):
+        ValueError: the reference is not readable; the problem set is wrong, not the response.
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    logging.disable(logging.WARNING)  # it warns that its own time limits are off: this process has one
+
+    def read(text: str) -> list[Any]:
+        # no time limits of its own: they are alarms too, and would take the worker's away
+        parsed: list[Any] = parse(f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)  # type: ignore[arg-type]
+        return parsed
+
+    gold = cache(read)
+
+    def judge(answer: str, reference: str) -> bool:
+        if not gold(reference):
+            raise ValueError(f"the reference {reference!r} is no mathematical expression")
+        return bool(verify(gold(reference), read(answer), timeout_seconds=None))
+
+    return judge
+
+
+def reasoning_gym(name: str, settings: dict[str, Any]) -> Judge:
+    """The library's own score of an answer to one of its generated problems; 1 is correct."""
+    from reasoning_gym import create_dataset
+
+    dataset = create_dataset(name, seed=0, size=SIZE, **settings)
+
+    def judge(answer: str, reference: str) -> bool:
+        entry = dataset[json.loads(reference)["index"]]
+        return bool(dataset.score_answer(answer, entry) >= 1.0)
+
+    return judge

@@ -1,0 +1,106 @@
+"""Scores answers that stand after a marker: exact numbers here, everything else by a judge in a pool of processes."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from vapo.types import Status, Verdict
+from vapo.verifiers.answers import MARKERS, clean, find_answer, number
+from vapo.verifiers.base import Verifier
+from vapo.verifiers.pool import JudgePool
+
+MOST_CHARACTERS = 400  # of an answer that is judged
+_EXPLODES = (
+    re.compile(  # what a computer algebra system may try to write out: towers, exponents and factorials of four digits or more
+        r"\^\s*\{?[^{}^]*\^|\^\s*\{?\s*[-+]?\s*\d{4,}|\d{4,}\s*\)?\s*!|!\s*!|\*\*"
+    )
+)
+
+
+class AnswerVerifier(Verifier):
+    """Finds the answer after a response's last marker, `Answer:` (DAPO), a box (LaTeX) or `####` (GSM8K); a judge compares it."""
+
+    def __init__(
+        self,
+        markers: Sequence[str] = tuple(MARKERS),
+        workers: int = 2,
+        timeout: float = 5.0,
+        memory_gib: float = 4.0,
+        max_fault_share: float = 0.1,
+        judge: str = "math_equal",
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            markers: of `vapo.verifiers.answers.MARKERS`, those that may precede an answer.
+            workers: processes; they start when the first answer needs one.
+            timeout: seconds for one comparison.
+            memory_gib: address space of a process.
+            max_fault_share: share of a step's responses whose verdict may be a timeout or an error; above it the run stops.
+            judge, settings: the function of `vapo.verifiers.judges` that makes the judge, and its arguments.
+        """
+        unknown = [name for name in markers if name not in MARKERS]
+        if unknown or not markers:
+            raise ValueError(f"data.verifier.markers is {list(markers)}; set it to some of {', '.join(MARKERS)}")
+        self.markers, self.max_fault_share = tuple(markers), max_fault_share
+        self.pool = JudgePool(f"vapo.verifiers.judges:{judge}", dict(settings or {}), workers, timeout, memory_gib)
+
+    def submit(self, response: str, reference: str) -> Future[Verdict]:
+        verdict: Future[Verdict] = Future()
+        found = find_answer(response, self.markers)
+        if found is None:
+            verdict.set_result(Verdict(Status.NO_ANSWER))
+            return verdict
+        answer, reference = self.read(found), self.read(reference)
+        status, shown = self.decide(answer, reference), canonical(answer)
+        if status is not None:
+            verdict.set_result(Verdict(status, shown))
+        else:
+            judged = self.pool.submit(answer, reference)
+            judged.add_done_callback(lambda judged: verdict.set_result(Verdict(judged.result(), shown)))
+        return verdict
+
+    def read(self, answer: str) -> str:
+        """What of an answer or reference is compared."""
+        return answer
+
+    def decide(self, answer: str, reference: str) -> Status | None:
+        """The status if no judge is needed."""
+        return Status.WRONG if len(answer) > MOST_CHARACTERS or not answer.isprintable() else None
+
+    def last_fault(self) -> str:
+        return self.pool.last_fault
+
+
+class MathVerifier(AnswerVerifier):
+    """Integers and decimals are compared exactly; other answers by math-verify (`vapo.verifiers.judges.math_equal`)."""
+
+    def read(self, answer: str) -> str:
+        return clean(answer)
+
+    def decide(self, answer: str, reference: str) -> Status | None:
+        r"""What needs no algebra: equal texts, numbers in digits, and answers that are not worth a parser's life; else None.
+
+        >>> verifier = MathVerifier()
+        >>> verifier.decide("18.0", "18"), verifier.decide("9^{9^{9}}", "18"), verifier.decide("\\frac{36}{2}", "18")
+        (<Status.CORRECT: 'correct'>, <Status.WRONG: 'wrong'>, None)
+        """
+        if answer == reference:
+            return Status.CORRECT
+        value, expected = number(answer), number(reference)
+        if value is not None and expected is not None:
+            return Status.CORRECT if value == expected else Status.WRONG
+        if not answer or _EXPLODES.search(answer):
+            return Status.WRONG
+        return super().decide(answer, reference)
+
+
+def canonical(answer: str) -> str:
+    """One text for equal numbers, so that majority votes count them together; other answers as they are, cut to what a table shows.
+
+    >>> canonical("18.00"), canonical("x+1")
+    ('18', 'x+1')
+    """
+    value = number(answer)
+    return answer[:MOST_CHARACTERS] if value is None else str(value)

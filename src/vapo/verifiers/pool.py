@@ -1,0 +1,127 @@
+"""Processes that judge answers and may be lost: a time limit kills one, a new one takes its place, and no verdict is missing."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from concurrent.futures import Future
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from vapo.types import FAULTS, Status
+
+START_SECONDS = 120.0  # for a new process to import its libraries, on a machine that is busy
+CACHED = 100_000  # verdicts
+PACKAGE = str(Path(__file__).resolve().parents[2])
+
+_Task = tuple[str, str, "Future[Status]"]
+
+
+class JudgePool:
+    """Judges (answer, reference) pairs in `workers` processes, which start with the first pair."""
+
+    def __init__(self, judge: str, settings: dict[str, Any], workers: int, timeout: float, memory_gib: float) -> None:
+        """
+        Args:
+            judge: `module:function` that makes the judge in the worker when called with `settings`.
+            workers: processes, >= 1.
+            timeout: seconds for one judgement, counted in the worker from when it begins, > 0.
+            memory_gib: address space of a worker, > 0; beyond it the judgement is an error.
+        """
+        for name, value in (("workers", workers), ("timeout", timeout), ("memory_gib", memory_gib)):
+            if value <= 0:
+                raise ValueError(f"the verifier's {name} is {value}; set data.verifier.{name} above 0")
+        options = json.dumps({"judge": settings, "timeout": timeout, "memory_gib": memory_gib})
+        self.arguments, self.workers, self.timeout = (judge, options), workers, timeout
+        self.last_fault = ""
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._cache: OrderedDict[tuple[str, str], Future[Status]] = OrderedDict()
+        self._lock, self._started = threading.Lock(), False
+
+    def submit(self, answer: str, reference: str) -> "Future[Status]":
+        """CORRECT, WRONG, TIMEOUT, or ERROR. A pair is judged once; a fault is not remembered."""
+        with self._lock:
+            if not self._started:
+                self._started = True
+                for _ in range(self.workers):
+                    threading.Thread(
+                        target=_serve, args=(weakref.ref(self), self._tasks, self.arguments, self.timeout), daemon=True
+                    ).start()
+                weakref.finalize(self, _stop, self._tasks, self.workers)
+            future = self._cache.get((answer, reference))
+            if future is not None and not (future.done() and future.result() in FAULTS):
+                return future
+            future = self._cache[answer, reference] = Future()
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+            self._tasks.put((answer, reference, future))
+            return future
+
+
+def _stop(tasks: "queue.SimpleQueue[_Task | None]", workers: int) -> None:
+    for _ in range(workers):
+        tasks.put(None)
+
+
+def _serve(
+    pool: "weakref.ref[JudgePool]", tasks: "queue.SimpleQueue[_Task | None]", arguments: tuple[str, str], timeout: float
+) -> None:
+    """A thread and its process: the thread outlives every process that a judgement takes down."""
+    worker: _Worker | None = None
+    while (task := tasks.get()) is not None:
+        answer, reference, future = task
+        for attempt in range(2):  # a process that dies for no reason of its own, once, loses nothing
+            if worker is None or worker.process.poll() is not None:
+                worker = _Worker(*arguments)
+            status, detail = worker.judge(answer, reference, timeout)
+            if detail != DIED or attempt > 0:
+                break
+        if status in FAULTS and (owner := pool()) is not None:
+            owner.last_fault = f"{status} on answer {answer[:80]!r} with reference {reference[:80]!r}: {detail}"
+            del owner
+        future.set_result(status)
+    if worker is not None:
+        worker.kill()
+
+
+DIED = "the worker process died"
+
+
+class _Worker:
+    def __init__(self, judge: str, options: str) -> None:
+        self.connection, theirs = Pipe()
+        assert isinstance(self.connection, Connection)
+        path = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vapo.verifiers.worker", str(theirs.fileno()), judge, options],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
+        theirs.close()
+        self.fresh = True
+
+    def judge(self, answer: str, reference: str, timeout: float) -> tuple[Status, str]:
+        try:
+            self.connection.send_bytes(json.dumps([answer, reference]).encode())
+            if not self.connection.poll(2 * timeout + (START_SECONDS if self.fresh else 0)):  # its own alarm comes first
+                self.process.kill()
+            status, detail = json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            if self.process.wait() == -signal.SIGALRM:
+                return Status.TIMEOUT, f"no verdict within {timeout:g} s"
+            return Status.ERROR, DIED
+        self.fresh = False
+        return Status(status), detail
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()

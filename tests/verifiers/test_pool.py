@@ -1,0 +1,111 @@
+"""Judges in processes that hang, die, eat memory or fail: each pair gets its verdict, and the others theirs."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from vapo.types import Status
+from vapo.verifiers.pool import JudgePool
+
+HERE = "tests.verifiers.test_pool:make_judge"
+
+
+def make_judge(folder):
+    """Runs in the worker. Does what the answer says; counts its calls in files."""
+
+    def judge(answer, reference):
+        calls = Path(folder, f"{answer}.calls")
+        calls.write_text(calls.read_text() + f"{os.getpid()}\n" if calls.exists() else f"{os.getpid()}\n")
+        first = len(calls.read_text().splitlines()) == 1
+        if answer == "hang":
+            while True:
+                pass
+        if answer == "sleep":
+            time.sleep(0.4)
+        if answer == "raise":
+            raise KeyError("no such thing")
+        if answer == "recurse":
+            return judge(answer, reference)
+        if answer == "memory":
+            return bytearray(3 * 2**30) == b""
+        if answer == "die" or (answer == "die once" and first):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer == reference or answer == "die once"
+
+    return judge
+
+
+def calls(folder, answer):
+    return len((folder / f"{answer}.calls").read_text().splitlines())
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    return JudgePool(HERE, {"folder": str(tmp_path)}, workers=2, timeout=1.0, memory_gib=1.0)
+
+
+def test_every_pair_has_its_verdict_whatever_happens_to_the_workers(pool, tmp_path):
+    expected = {
+        ("1", "1"): Status.CORRECT,
+        ("1", "2"): Status.WRONG,
+        ("hang", "1"): Status.TIMEOUT,
+        ("raise", "1"): Status.ERROR,
+        ("memory", "1"): Status.ERROR,
+        ("die", "1"): Status.ERROR,
+        ("die once", "1"): Status.CORRECT,
+        ("2", "2"): Status.CORRECT,
+    }
+    futures = {pair: pool.submit(*pair) for pair in expected}
+    assert {pair: future.result(timeout=60) for pair, future in futures.items()} == expected
+    assert calls(tmp_path, "die once") == calls(tmp_path, "die") == 2 and calls(tmp_path, "hang") == 1
+
+
+def test_a_fault_says_what_it_was(pool):
+    pool.submit("raise", "1").result(timeout=60)
+    assert pool.last_fault == "error on answer 'raise' with reference '1': KeyError: 'no such thing'"
+    pool.submit("hang", "1").result(timeout=60)
+    assert "no verdict within 1 s" in pool.last_fault
+    pool.submit("die", "1").result(timeout=60)
+    assert "the worker process died" in pool.last_fault
+
+
+def test_a_verdict_is_remembered_and_a_fault_is_not(pool, tmp_path):
+    for _ in range(3):
+        assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
+        assert pool.submit("raise", "1").result(timeout=60) is Status.ERROR
+    assert calls(tmp_path, "1") == 1 and calls(tmp_path, "raise") == 3
+    pool.submit("1", "2").result(timeout=60)
+    assert calls(tmp_path, "1") == 2  # another reference is another question
+
+
+def test_the_clock_starts_with_the_judgement_not_with_its_place_in_the_queue(pool, tmp_path):
+    """Ten judgements of 0.4 s in two processes take 2 s, twice the limit of one; none is late."""
+    futures = [pool.submit("sleep", str(i)) for i in range(10)]
+    assert [future.result(timeout=60) for future in futures] == [Status.WRONG] * 10
+
+
+def test_killing_every_worker_loses_no_verdict(pool, tmp_path):
+    futures = [pool.submit("sleep", str(i)) for i in range(6)]
+    while not (tmp_path / "sleep.calls").exists():
+        time.sleep(0.05)
+    for pid in {int(line) for line in (tmp_path / "sleep.calls").read_text().split()}:
+        os.kill(pid, signal.SIGKILL)
+    assert [future.result(timeout=60) for future in futures] == [Status.WRONG] * 6
+
+
+def test_processes_start_with_the_first_pair_and_end_with_the_pool(pool, tmp_path):
+    assert not list(tmp_path.iterdir())
+    assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
+    pid = int((tmp_path / "1.calls").read_text())
+    os.kill(pid, 0)  # it lives
+
+
+@pytest.mark.parametrize("name", ["workers", "timeout", "memory_gib"])
+def test_settings_out_of_range_are_named(name):
+    settings = {"workers": 1, "timeout": 1.0, "memory_gib": 1.0} | {name: 0}
+    with pytest.raises(ValueError, match=rf"set data.verifier.{name} above 0"):
+        JudgePool(HERE, {}, **settings)

@@ -17,8 +17,10 @@ _DROPPED = re.compile(  # spacing, delimiters and decoration that say nothing ab
     r"|\\displaystyle|\\quad"
 )
 _ASSIGNED = re.compile(r"[A-Za-z]\w{0,15}\s*(?:=|\\approx)\s*(?=[^=]*$)")  # x = 5
-_VALUES = frozenset(  # words that change a number instead of saying what it counts
-    ["hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion", "billions", "trillion", "dozen", "dozens", "score", "half", "third", "thirds", "quarter", "quarters", "pi", "or", "and", "plus", "minus", "times", "over", "divided", "by", "to", "than", "squared", "cubed", "mod", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "frac", "not", "infinity"]
+_VALUE_WORD = re.compile(  # changes a number instead of saying what it counts
+    r"\b(?:hundreds?|thousands?|[mb]illions?|trillions?|dozens?|score|half|thirds?|quarters?|pi|or|and|plus|minus|times|over|divided"
+    r"|by|to|than|squared|cubed|mod|sqrt|sin|cos|tan|log|ln|exp|frac|not|infinity)\b",
+    re.IGNORECASE,
 )
 
 
@@ -97,6 +99,6 @@ def _without_unit(text: str) -> str:
         return text
     words = re.findall(r"[A-Za-z]+", match[2])
     single = [word for word in words if len(word) == 1 and word not in "mgshla"]
-    if single or any(word.lower() in _VALUES for word in words):
+    if single or _VALUE_WORD.search(match[2]):
         return text
     return match[1]

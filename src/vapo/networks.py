@@ -123,7 +123,7 @@ class Networks(LightningModule):
         # actor first, critic second: the order is the key under which checkpoints keep them
         configured = []
         for name, network in self.networks.items():
-            optimizer = self.make_optimizers[name](network.parameters())
+            optimizer = self.make_optimizers[name]([p for p in network.parameters() if p.requires_grad])
             configured.append({"optimizer": optimizer, "lr_scheduler": self.make_schedules[name](optimizer)})
         return tuple(configured)
 

@@ -1,32 +1,17 @@
 """The policy: a Hugging Face causal LM behind a forward that returns what training needs, log-probabilities and entropies."""
 
-from pathlib import Path
-
-import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from vapo.models.loading import Loading, check_model_path
 from vapo.models.logprobs import chunked_logprobs
 from vapo.types import MicroBatch
 
 
-def check_model_path(path: str, setting: str) -> None:
-    """Raises if `path` looks like a folder but holds no model; a plain hub name `owner/name` passes.
-
-    Args:
-        setting: the config key to name in the error.
-    """
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise FileNotFoundError(f"no config.json in {path}: set {setting} to a folder with a Hugging Face model")
-    if not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") != 1):
-        raise FileNotFoundError(f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name")
-
-
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of the policy at `path`."""
     check_model_path(path, "model.path")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     return tokenizer
 
 
@@ -44,9 +29,13 @@ class Actor(nn.Module):
         self.logits_chunk_tokens = logits_chunk_tokens
 
     @classmethod
-    def from_pretrained(cls, path: str, dtype: str = "float32", logits_chunk_tokens: int = 4096) -> "Actor":
+    def from_pretrained(cls, path: str, loading: Loading | None = None, logits_chunk_tokens: int = 4096) -> "Actor":
+        """
+        Args:
+            path: folder or hub name of a causal LM.
+        """
         check_model_path(path, "model.path")
-        return cls(AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)), logits_chunk_tokens)
+        return cls((loading or Loading()).load(AutoModelForCausalLM, path), logits_chunk_tokens)
 
     def forward(self, micro: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """

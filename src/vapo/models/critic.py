@@ -1,12 +1,21 @@
 """The critic: a backbone of its own and a scalar head (vapo.md A14, A25)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
-from vapo.models.actor import check_model_path
+from vapo.models.loading import Loading, check_model_path
 from vapo.types import MicroBatch
 
+FORMATS = {"SequenceClassification": AutoModelForSequenceClassification, "TokenClassification": AutoModelForTokenClassification}
 HEAD_INITS = ("reward_model", "zero", "normal")
 
 
@@ -19,39 +28,25 @@ class Critic(nn.Module):
         self.head = head.float()
 
     @classmethod
-    def from_pretrained(cls, path: str, head_init: str, dtype: str = "float32") -> "Critic":
+    def from_pretrained(cls, path: str, head_init: str, loading: Loading | None = None) -> "Critic":
         """
         Args:
-            path: `head_init=reward_model`: a reward model in sequence-classification format with one label. Otherwise a
-                language model, whose backbone is taken.
+            path: `head_init=reward_model`: a reward model with one score, in sequence- or token-classification format. Otherwise
+                a language model, whose backbone is taken.
             head_init: `reward_model` keeps the reward model's head; `zero` starts at V = 0 everywhere; `normal` draws weights
                 of standard deviation 1 / (d + 1), d the hidden size.
         """
+        loading = loading or Loading()
         if head_init not in HEAD_INITS:
             raise ValueError(f"critic head_init is {head_init!r}; set model.critic.head_init to one of {', '.join(HEAD_INITS)}")
         check_model_path(path, "model.critic.path")
         if head_init == "reward_model":
-            config = AutoConfig.from_pretrained(path)
-            architectures = config.architectures or []
-            if config.num_labels != 1 or not any("SequenceClassification" in name for name in architectures):
-                raise ValueError(
-                    f"{path} is {architectures} with {config.num_labels} labels, not a reward model with one score: "
-                    "set model.critic.path to one, or model.critic.head_init to zero"
-                )
-            reward_model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=getattr(torch, dtype))
-            head = nn.Linear(reward_model.config.hidden_size, 1)
-            with torch.no_grad():
-                head.weight.copy_(reward_model.score.weight)
-                head.bias.zero_()
-            return cls(reward_model.base_model, head)
-        backbone = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype))
-        head = nn.Linear(backbone.config.hidden_size, 1)
-        nn.init.zeros_(head.bias)
-        if head_init == "zero":
-            nn.init.zeros_(head.weight)
-        else:
-            nn.init.normal_(head.weight, std=1.0 / (backbone.config.hidden_size + 1))
-        return cls(backbone, head)
+            reward_model: Any = loading.load(_reward_model_class(path, loading.trust_remote_code), path, num_labels=1)
+            return cls(reward_model.base_model, _head(reward_model.score.weight, reward_model.score.bias))
+        backbone = loading.load(AutoModel, path)
+        width = backbone.config.hidden_size
+        weight = torch.zeros(1, width) if head_init == "zero" else torch.randn(1, width) / (width + 1)
+        return cls(backbone, _head(weight, None))
 
     def forward(self, micro: MicroBatch) -> Tensor:
         """
@@ -59,4 +54,26 @@ class Critic(nn.Module):
             value_R of the state before each response token: what the prompt and the tokens so far are worth.
         """
         hidden_BLD = self.backbone(input_ids=micro.token_BL, use_cache=False).last_hidden_state
-        return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0]
+        with torch.autocast(hidden_BLD.device.type, enabled=False):
+            return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0]
+
+
+def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A float32 head with these weights; no bias is bias 0, which trains too."""
+    head = nn.Linear(weight.shape[1], 1)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.zero_() if bias is None else head.bias.copy_(bias)
+    return head
+
+
+def _reward_model_class(path: str, trust_remote_code: bool) -> Any:
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    architectures = config.architectures or []
+    for format_, auto_class in FORMATS.items():
+        if config.num_labels == 1 and any(format_ in name for name in architectures):
+            return auto_class
+    raise ValueError(
+        f"{path} is {architectures} with {config.num_labels} labels, not a reward model with one score: "
+        "set model.critic.path to one, or model.critic.head_init to zero"
+    )

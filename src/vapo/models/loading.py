@@ -1,0 +1,89 @@
+"""How Hugging Face models are loaded: precision of weights, attention, activation checkpointing, LoRA."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+SIZES = Path(__file__).resolve().parents[1] / "assets" / "sizes"  # dimensions of published models, without weights
+
+
+def check_model_path(path: str, setting: str) -> None:
+    """Raises if `path` looks like a folder but holds no model; a plain hub name `owner/name` passes.
+
+    Args:
+        setting: the config key to name in the error.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise FileNotFoundError(f"no config.json in {path}: set {setting} to a folder with a Hugging Face model")
+    if not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") != 1):
+        raise FileNotFoundError(f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters beside frozen weights (arXiv 2106.09685), by PEFT."""
+
+    rank: int | None = None  # None trains all weights
+    alpha: float = 32.0  # adapters are scaled by alpha / rank
+    dropout: float = 0.0  # above 0 the ratio of new to old policy is noisy
+    target_modules: str | list[str] = "all-linear"  # every linear layer but the output's, or names such as q_proj
+
+    def __post_init__(self) -> None:
+        if (self.rank is not None and self.rank < 1) or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"{self}: set model.lora.rank to 1 or more (null: no adapters), alpha above 0, dropout in [0, 1)")
+
+    def inject(self, model: PreTrainedModel) -> None:
+        """Puts adapters into `model`, which starts as it was, and freezes everything else."""
+        if self.rank is None:
+            return
+        from peft import LoraConfig, inject_adapter_in_model
+
+        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)  # type: ignore[arg-type]
+        inject_adapter_in_model(config, model)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Options of `from_pretrained` that actor and critic share."""
+
+    dtype: str = "float32"  # of weights; float32 keeps AdamW's small steps
+    attention: str = "sdpa"  # eager, sdpa or flash_attention_2
+    activation_checkpointing: bool = False  # activations are computed again in the backward pass: memory only
+    trust_remote_code: bool = False  # runs code that comes with the model
+    lora: LoRA = LoRA()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"model.dtype is {self.dtype}; set it to float32, bfloat16 or float16")
+
+    def load(self, auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
+        """`auto_class.from_pretrained(path)` with these options."""
+        model: PreTrainedModel = auto_class.from_pretrained(
+            path,
+            dtype=getattr(torch, self.dtype),
+            attn_implementation=self.attention,
+            trust_remote_code=self.trust_remote_code,
+            **options,
+        )
+        self.lora.inject(model)
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+
+def without_weights(size: str) -> PreTrainedModel:
+    """A published model's architecture on the meta device: shapes, no memory, no download.
+
+    Args:
+        size: a folder of `vapo/assets/sizes`, such as `qwen2_5_7b`.
+    """
+    if not (SIZES / size / "config.json").exists():
+        raise ValueError(f"no size {size}: choose one of {', '.join(sorted(folder.name for folder in SIZES.iterdir()))}")
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(SIZES / size))
+    return model

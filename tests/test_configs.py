@@ -9,8 +9,10 @@ import pytest
 import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from tests.runs import CONFIGS, config_for
 
+from vapo.run.flatten import FLAT, flattened
 from vapo.run.training import check_algorithm
 
 GROUPS = ("experiment", "scale", "data", "model", "debug", "logger", "trainer")
@@ -29,17 +31,17 @@ TECHNIQUES = {
 
 @pytest.mark.parametrize("choice", EVERY)
 def test_every_choice_instantiates(choice: str, tmp_path: Path) -> None:
-    elsewhere = choice == "scale=lab" or choice.startswith("model=")  # their models are not shipped
-    models = ["model.path=${paths.assets}/mini/base"] if elsewhere else []
-    extra = ["trainer=cpu"] if choice == "scale=lab" else []
-    if choice.startswith("data=") and choice not in ("data=sums", "data=reasoning_gym"):
+    extra = []
+    if choice.startswith(("model=", "scale=")):
+        extra += ["model.path=${paths.assets}/mini/base", "trainer=cpu"]  # other models are not shipped, and here is no GPU
+    if choice.startswith(("data=", "scale=")) and config_for(tmp_path, choice).data.source.get("chat") is True:
         extra.append("data.source.chat=false")  # the mini tokenizer has no chat format
-    config = config_for(tmp_path, choice, *models, *extra)
+    config = config_for(tmp_path, choice, *extra)
     instantiate(config.data)
     instantiate(config.module)
     for callback in config.callbacks.values():
         instantiate(callback)
-    if choice not in ("trainer=gpu", "logger=wandb"):  # one needs a GPU, the other opens a run
+    if choice not in ("trainer=gpu", "trainer=gpu_bf16", "logger=wandb"):  # one needs a GPU, the other opens a run
         for logger in config.logger.values():
             instantiate(logger)
         instantiate(config.trainer)
@@ -80,6 +82,52 @@ def test_vapo_has_the_papers_numbers(tmp_path: Path) -> None:
     assert (algorithm.value_pretraining_steps, algorithm.critic_lambda, algorithm.length_adaptive_alpha) == (50, 1.0, 0.05)
     assert (algorithm.clip_low, algorithm.clip_high, algorithm.loss_aggregation) == (0.2, 0.28, "token")
     assert (algorithm.positive_lm_coef, algorithm.group_size, algorithm.gamma) == (0.1, 16, 1.0)
+
+
+PAPER = {  # VAPO section 5.1 and its table; docs/vapo.md says which of them are DAPO's
+    "model.path": "Qwen/Qwen2.5-32B",
+    "data.rollouts_per_step": 512 * 16,
+    "data.group_size": 16,
+    "data.source.max_prompt_tokens": 2048,
+    "data.source.train.path": "BytedTsinghua-SIA/DAPO-Math-17k",
+    "data.source.benchmark.name": "aime24",
+    "rollout.sampling.temperature": 1.0,
+    "rollout.sampling.top_p": 1.0,
+    "rollout.sampling.max_new_tokens": 16384 + 4096,
+    "module.minibatch_rollouts": 512,
+    "module.epochs": 1,
+    "module.value_pretraining_epochs": 1,
+    "module.max_grad_norm": 1.0,
+    "module.actor_optimizer.lr": 1e-6,
+    "module.critic_optimizer.lr": 2e-6,
+    "module.actor_optimizer.weight_decay": 0.1,
+    "module.critic_optimizer.weight_decay": 0.1,
+    "module.actor_schedule.warmup_steps": 10,
+    "module.critic_schedule.warmup_steps": 10,
+    "algorithm.value_pretraining_steps": 50,
+    "algorithm.critic_lambda": 1.0,
+    "algorithm.length_adaptive_alpha": 0.05,
+    "algorithm.clip_low": 0.2,
+    "algorithm.clip_high": 0.28,
+    "algorithm.loss_aggregation": "token",
+    "algorithm.positive_lm_coef": 0.1,
+    "algorithm.gamma": 1.0,
+    "algorithm.clip_value": None,
+    "algorithm.overlong_buffer": 0,
+    "callbacks.value_pretraining.steps": 50,
+    "callbacks.aime_evaluation.k": 32,
+    "callbacks.aime_evaluation.sampling.temperature": 1.0,
+    "callbacks.aime_evaluation.sampling.top_p": 0.7,
+    "callbacks.aime_evaluation.sampling.max_new_tokens": 20480,
+}
+
+
+def test_the_committed_paper_configuration_is_current_and_has_the_papers_numbers() -> None:
+    assert FLAT.read_text() == flattened(), "run python -m vapo.run.flatten"
+    config = OmegaConf.create(FLAT.read_text())
+    assert {key: OmegaConf.select(config, key) for key in PAPER} == PAPER
+    assert config.data.rollouts_per_step / config.module.minibatch_rollouts == 16  # updates a step
+    assert config.module.policy_steps == 5000 // 16
 
 
 def algorithm_of(folder: Path, *overrides: str) -> dict[str, Any]:

@@ -116,8 +116,7 @@ class Networks(LightningModule):
 
     def build_engine(self, actor: Actor) -> Engine:
         """An engine that stops where `actor`'s model does; without weights yet."""
-        eos = actor.language_model.generation_config.eos_token_id  # type: ignore[union-attr]
-        return self.make_engine(eos_token_ids=[eos] if isinstance(eos, int) else eos)
+        return self.make_engine(eos_token_ids=actor.eos_token_ids)
 
     def configure_optimizers(self) -> Any:
         # actor first, critic second: the order is the key under which checkpoints keep them

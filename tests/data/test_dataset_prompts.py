@@ -89,5 +89,7 @@ def test_nothing_is_read_before_the_first_prompt(make, tmp_path):
         source.prompt(0, 0)
 
 
-def test_the_description_tells_tasks_apart(make):
-    assert make().describe() == make().describe() != make(train=TRAIN[:30]).describe()
+def test_the_description_tells_tasks_apart_without_reading_them(make, tmp_path):
+    first, longer = make(), make(max_prompt_tokens=21)
+    (tmp_path / "train.jsonl").unlink()
+    assert first.describe() == make().describe() != longer.describe()

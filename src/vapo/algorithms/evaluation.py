@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import comb
 
 
-def avg_at_k(correct_PK: Sequence[Sequence[bool]]) -> float:
+def avg_at_k(correct_PK: Sequence[Sequence[float]]) -> float:
     """Mean over problems of the share of correct samples, 0 to 1."""
     return sum(sum(row) / len(row) for row in correct_PK) / len(correct_PK)
 
@@ -42,7 +42,7 @@ def maj_at_k(answer_K: Sequence[str | None], correct_K: Sequence[bool]) -> float
 
 
 def bootstrap_interval(
-    correct_PK: Sequence[Sequence[bool]], confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    correct_PK: Sequence[Sequence[float]], confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of avg@k, resampling problems: how far another draw of problems would move the score."""
     scores = [sum(row) / len(row) for row in correct_PK]

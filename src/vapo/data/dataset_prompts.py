@@ -67,7 +67,6 @@ class DatasetPrompts:
         return {
             "benchmark_name": self.benchmark_name,
             "train": str(self.train),
-            "problems": len(self._training),
             "template": self.template.text,
             "chat": self.template.chat,
             "max_prompt_tokens": self.max_prompt_tokens,

@@ -37,6 +37,12 @@ class Actor(nn.Module):
         check_model_path(path, "model.path")
         return cls((loading or Loading()).load(AutoModelForCausalLM, path), logits_chunk_tokens)
 
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end a response, of the model's generation config; empty if it names none."""
+        eos = getattr(self.language_model.generation_config, "eos_token_id", None)
+        return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
     def forward(self, micro: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """
         Returns:

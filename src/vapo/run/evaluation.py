@@ -1,0 +1,121 @@
+"""A model against a benchmark: samples kept file by file, then scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from vapo.analysis.benchmark import problem_table, samples_frame, summarise
+from vapo.callbacks.aime_evaluation import EVALUATION_STEP
+from vapo.models.actor import Actor
+from vapo.rollout.collect import collect
+from vapo.run.record import RESOLVED, circumstances
+from vapo.run.training import find_checkpoint, quiet_libraries
+from vapo.types import SamplingParams
+
+SETTINGS = ("run", "checkpoint", "k", "sampling", "seed", "problems_per_file")  # and model, benchmark: what decides the samples
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Samples, scores, and writes `samples/*.parquet`, `problems.csv` and `summary.json` into `config.out`.
+
+    Raises:
+        ValueError, FileNotFoundError: a setting is wrong; the message says what to set.
+    """
+    quiet_libraries()
+    torch.set_num_threads(config.threads)
+    if config.k < 1 or config.problems_per_file < 1:
+        raise ValueError(f"k is {config.k}, problems_per_file {config.problems_per_file}; set both to 1 or more")
+    config = of_run(config)
+    if config.sampling.max_new_tokens is None:
+        raise ValueError(
+            "set sampling.max_new_tokens, in tokens: 256 for mini, 20480 for AIME as in DAPO; or run= to a run's folder"
+        )
+    sampling, out = SamplingParams(**config.sampling), Path(config.out)  # type: ignore[arg-type]
+    actor, rl_step = load_actor(config)
+    source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
+    tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()
+    settings = OmegaConf.to_container(OmegaConf.create({name: config[name] for name in SETTINGS}), resolve=True)
+    check_same(out, {**settings, "rl_step": rl_step, "model": config.model.path, "benchmark": source.describe()})  # type: ignore[dict-item]
+    engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
+    engine.load_weights(actor.language_model, 0)
+    files, prefix = [], f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
+    (out / "samples").mkdir(exist_ok=True)
+    for first in range(0, len(prompts), config.problems_per_file):
+        file = out / "samples" / f"problems_{first:05d}.parquet"
+        asked = prompts[first : first + config.problems_per_file]
+        if not file.exists():
+            rollouts = collect(asked, config.k, engine, sampling, tokenizer, verifier, config.seed, EVALUATION_STEP)
+            partial_file = file.with_suffix(".partial")
+            samples_frame(rollouts, first, config.k).to_parquet(partial_file)
+            partial_file.replace(file)  # whole or not at all
+        files.append(pd.read_parquet(file))
+        correct = (pd.concat(files)["status"] == "correct").mean()
+        print(f"problems {first + len(asked)}/{len(prompts)}  {prefix}/avg@{config.k} so far {correct:.3f}", flush=True)
+    samples = pd.concat(files)
+    summary = {f"{prefix}/{name}": value for name, value in summarise(samples, config.k).items()}
+    problem_table(samples).to_csv(out / "problems.csv", index=False)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2))
+    show(summary, out)
+    return summary
+
+
+def of_run(config: DictConfig) -> DictConfig:
+    """With `run=`: the run's model, its task unless another is chosen, and its length limit unless another is set."""
+    if config.run is None:
+        return config
+    saved = Path(config.run) / RESOLVED
+    if not saved.exists():
+        raise FileNotFoundError(f"no {RESOLVED} in {config.run}: set run to the folder of a run, such as logs/train/runs/<time>")
+    run, config = OmegaConf.load(saved), config.copy()
+    config.model, config.module = run.model, run.module
+    if not any(choice.startswith(("data", "problems@")) for choice in HydraConfig.get().overrides.task):
+        config.data = run.data
+    if config.sampling.max_new_tokens is None:
+        config.sampling.max_new_tokens = run.rollout.sampling.max_new_tokens
+    return config
+
+
+def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
+    """The policy, and after how many RL steps; None for a model that is not of a run."""
+    actor: Actor = instantiate(config.module.actor)()
+    rl_step = None
+    if config.run is not None:
+        path, rl_step = find_checkpoint(Path(config.run) / "checkpoints", config.checkpoint)
+        if path is None:
+            raise FileNotFoundError(f"no checkpoint in {config.run}: the run was stopped before its first")
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        actor.load_state_dict({name.removeprefix("actor."): weight for name, weight in state.items() if name.startswith("actor.")})
+    return actor.eval().to(config.device), rl_step
+
+
+def check_same(out: Path, settings: dict[str, Any]) -> None:
+    """Raises unless `out` is new or holds a part of this very evaluation."""
+    out.mkdir(parents=True, exist_ok=True)
+    file, text = out / "settings.json", json.dumps(settings, indent=2, default=str)
+    if file.exists():
+        before = json.loads(file.read_text())["settings"]
+        differs = [name for name, value in json.loads(text).items() if before.get(name) != value]
+        if differs:
+            raise ValueError(f"{out} holds an evaluation with another {', '.join(differs)}: set out to a new folder")
+    else:
+        file.write_text(json.dumps({"settings": json.loads(text), **circumstances(".")}, indent=2))
+
+
+def show(summary: dict[str, float], out: Path) -> None:
+    table = Table(title=next(iter(summary)).split("/")[0], show_header=False)
+    for name, value in summary.items():
+        if name.endswith(("_low95", "_high95")):
+            continue
+        low, high = summary.get(f"{name}_low95"), summary.get(f"{name}_high95")
+        interval = "" if low is None else f"  (95 % interval over problems {low:.3f} to {high:.3f})"
+        table.add_row(name.split("/")[1], f"{value:.3f}{interval}")
+    table.add_row("samples, problems, settings", f"{out}/")
+    Console(width=None).print(table)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tests.runs import CONFIGS, metrics, resume, run
 
 from vapo.module import RLModule
+from vapo.rollout.torch_engine import TorchEngine
 
 TRAIN = str(Path(CONFIGS).parent / "src" / "train.py")
 
@@ -137,3 +139,21 @@ def test_a_group_cannot_be_chosen_anew_on_resume(tmp_path: Path) -> None:
 def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="set resume to the folder of a run"):
         resume(tmp_path / "nothing")
+
+
+def test_mixed_precision_holds_in_rollouts_and_evaluation_alike_and_keeps_float32_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = TorchEngine.generate, []
+
+    def generate(self: TorchEngine, *args: Any) -> Any:
+        seen.append((len(args[0]), torch.is_autocast_enabled("cpu")))
+        return original(self, *args)
+
+    monkeypatch.setattr(TorchEngine, "generate", generate)
+    run(tmp_path, "trainer.precision=bf16-mixed", "callbacks.aime_evaluation.k=3")
+    sizes = {size for size, _ in seen}
+    assert {16, 30 * 3} <= sizes and all(enabled for _, enabled in seen)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {weight.dtype for weight in state["state_dict"].values()} == {torch.float32}
+    assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().max() < 0.1

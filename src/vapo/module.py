@@ -188,7 +188,7 @@ class RLModule(Networks):
         if self.engine.weights_version != self.actor_updates:
             self.engine.load_weights(self.actor.language_model, self.actor_updates)
         verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
-        with self.clock.phase(phase):
+        with self.clock.phase(phase), self.trainer.precision_plugin.forward_context():  # also where Lightning has not set it
             rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)
         self.clock.tokens[phase] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
         return rollouts

@@ -137,3 +137,14 @@ def test_a_language_model_is_not_a_reward_model(reward_model, tmp_path):
     message = r"Qwen2ForCausalLM.*set model\.critic\.path to one, or model\.critic\.head_init to zero"
     with pytest.raises(ValueError, match=message):
         Critic.from_pretrained(str(tmp_path / "base"), "reward_model")
+
+
+def test_under_autocast_the_head_still_computes_in_float32(critic, batch):
+    """As with trainer.precision=bf16-mixed: the backbone's arithmetic is bfloat16, the head's is not."""
+    (micro,) = micro_batches(batch, 1000)
+    hidden = []
+    critic.backbone.register_forward_hook(lambda module, args, output: hidden.append(output.last_hidden_state))
+    with torch.autocast("cpu", torch.bfloat16):
+        value_R = critic(micro)
+    assert value_R.dtype == torch.float32
+    assert_close(value_R, critic.head(hidden[0][micro.predicts_BL].float())[:, 0], rtol=0, atol=0)

@@ -136,6 +136,20 @@ def test_an_evaluation_goes_on_where_it_was_stopped(run_folder: Path, tmp_path: 
         evaluate(eval_config(part, f"run={run_folder}", "k=3", "sampling.top_p=0.9", "problems_per_file=2"))
 
 
+def test_an_evaluation_of_other_problems_does_not_take_the_first_ones_samples(run_folder: Path, tmp_path: Path) -> None:
+    evaluate(eval_config(tmp_path, f"run={run_folder}", "k=1"))
+    exam = Path(OmegaConf.load(run_folder / "resolved.yaml").data.benchmark_path)
+    whole = exam.read_text()
+    exam.write_text(whole.replace("And 3?", "And four?"))
+    try:
+        with pytest.raises(ValueError, match="another problems: set out"):
+            evaluate(eval_config(tmp_path, f"run={run_folder}", "k=1"))
+    finally:
+        exam.write_text(whole)
+    with pytest.raises(ValueError, match="takes the run's own model"):
+        evaluate(eval_config(tmp_path, f"run={run_folder}", "model.attention=eager"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

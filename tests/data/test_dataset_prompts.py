@@ -62,6 +62,15 @@ def test_problems_of_the_benchmark_are_not_trained_on(make):
     assert [prompt.index for prompt in source.benchmark()] == [0, 1, 2]
 
 
+def test_a_problem_of_the_benchmark_is_recognised_in_another_spelling(make):
+    source = make(
+        train=[*TRAIN, (" Find  $\\dfrac{1}{2}$ of\nx ", "1")],
+        benchmark=[("find \\(\\frac12{} \\) of x".replace("12{}", "{1}{2}"), "1")],
+        max_prompt_tokens=60,
+    )
+    assert not [i for i in range(200) if "rac" in source.prompt(i, 0).text]
+
+
 def test_long_problems_are_dropped_and_all_that_is_left_out_is_counted(make, caplog):
     train = [*TRAIN, ("x" * 30, "1"), TRAIN[0], ("problem 1", "another"), ("exam a", "1")]
     with caplog.at_level(logging.INFO):

@@ -20,14 +20,13 @@ def datamodule(tmp_path_factory):
 def test_training_held_out_and_benchmark_problems_have_numbers_of_their_own(datamodule):
     source = datamodule.source
     numbers = {
-        "training": {json.loads(source.prompt(i, seed).reference)["index"] for i in range(50) for seed in (0, 1)},
-        "held out": {json.loads(source.held_out(i, 0).reference)["index"] for i in range(50)},
-        "benchmark": {json.loads(prompt.reference)["index"] for prompt in datamodule.benchmark()},
+        "training": {json.loads(source.prompt(i, seed).reference)["number"] for i in range(50) for seed in (0, 1)},
+        "held out": {json.loads(source.held_out(i, 0).reference)["number"] for i in range(50)},
+        "benchmark": {json.loads(prompt.reference)["number"] for prompt in datamodule.benchmark()},
     }
     assert [len(found) for found in numbers.values()] == [100, 50, 5]
-    assert not numbers["training"] & numbers["held out"] and numbers["benchmark"] == set(range(5)) != numbers["held out"] & set(
-        range(5)
-    )
+    assert numbers["benchmark"] == set(range(5))
+    assert not numbers["training"] & numbers["held out"] and not numbers["benchmark"] & (numbers["training"] | numbers["held out"])
     assert source.prompt(3, 0) == source.prompt(3, 0) != source.prompt(3, 1)
 
 
@@ -45,3 +44,28 @@ def test_a_generator_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(InstantiationException) as raised:
         instantiate(config_for(tmp_path, "data=reasoning_gym", "data.source.name=nonsense").data)
     assert "set data.source.name" in str(raised.value.__cause__)
+
+
+def verifier_of(tmp_path, name):
+    return instantiate(config_for(tmp_path, "data=reasoning_gym", f"data.source.name={name}").data)
+
+
+@pytest.mark.parametrize("name", ["polynomial_multiplication", "rotate_matrix", "mini_sudoku", "countdown", "word_sorting"])
+def test_a_gold_answer_is_correct_also_when_it_has_lines_or_depends_on_the_hash_seed(name, tmp_path):
+    datamodule = verifier_of(tmp_path, name)
+    for prompt in datamodule.benchmark()[:5]:
+        gold = json.loads(prompt.reference)["answer"]
+        assert datamodule.verifier(f"I think:\nAnswer: {gold}", prompt.reference).status is Status.CORRECT, gold
+
+
+@pytest.mark.parametrize("name", ["countdown", "spiral_matrix"])
+def test_scores_that_evaluate_the_answer_reach_no_file_and_no_process(name, tmp_path):
+    datamodule, file = verifier_of(tmp_path, name), tmp_path / "PWNED"
+    prompt = datamodule.benchmark()[0]
+    for attack in (
+        f"__import__('os').system('touch {file}')",
+        f"open('{file}', 'w')",
+        f"__import__('subprocess').run(['touch', '{file}'])",
+    ):
+        assert datamodule.verifier(f"Answer: {attack}", prompt.reference).status is not Status.CORRECT
+    assert not file.exists()

@@ -103,12 +103,25 @@ def test_duplicates_are_dropped_and_counted_and_other_answers_noticed(tmp_path: 
     assert (loaded.rows, loaded.duplicates, loaded.conflicting) == (501, 499, 1)
 
 
-def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
-    """Rows are asked for one after another: what is held is the different ones."""
+def test_a_file_is_read_as_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are asked for one after another, and what is held is the different ones."""
+    original, opened = datasets.load_dataset, []
+
+    def load_dataset(*args: Any, **options: Any) -> Any:
+        opened.append(original(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     path = write(tmp_path / "rows.jsonl", SCHEMAS["aime24"] * 20_000)
-    rows = problem_set("aime24", path=path)._rows()
-    assert next(rows)["answer"] == "033" and not isinstance(rows, list)
-    assert len(problem_set("aime24", path=path).load().problems) == 2
+    loaded = problem_set("aime24", path=path).load()
+    assert (loaded.rows, len(loaded.problems)) == (40_000, 2)
+    assert [type(table) for table in opened] == [datasets.IterableDataset]
+
+
+def test_a_wrong_column_of_the_hub_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: datasets.Dataset.from_list(SCHEMAS["aime24"]))
+    with pytest.raises(ValueError, match="no column question; set it to one of answer"):
+        problem_set("aime24", problem="question").load()
 
 
 @pytest.mark.parametrize(

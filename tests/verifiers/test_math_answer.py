@@ -3,6 +3,7 @@
 import os
 import random
 import string
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def verifier():
         ("\\fbox{7}", "7"),
         ("\\boxed{7", None),
         ("####", None),
-        ("Answer:   \n7", None),
+        ("Answer:   \n7", "7"),
+        ("**Answer:**\n\n7", "7"),
+        ("\\boxed{18}\n\nAnswer:", "18"),
+        ("Answer: 5\n####", "5"),
         ("the result is 7", None),
         ("", None),
         ("Answer: 7" + " " * 5000, None),  # an answer so far from the end is not the final one
@@ -44,9 +48,14 @@ def test_the_answer_is_what_follows_the_last_marker(response, found):
     assert find_answer(response) == found
 
 
+def test_a_box_may_span_lines(verifier):
+    assert verifier("\\boxed{\n\\frac{1}\n{2}\n}", "0.5").status is CORRECT
+
+
 def test_only_the_chosen_markers_count():
     assert MathVerifier(["boxed"])("\\boxed{1} Answer: 2", "1").status is CORRECT
-    with pytest.raises(ValueError, match=r"set it to some of answer, boxed, hashes"):
+    assert MathVerifier(["text"])("Answer: 1\n+ 2", "1\n+ 2").status is CORRECT
+    with pytest.raises(ValueError, match=r"set it to some of answer, boxed, hashes, text"):
         MathVerifier(["box"])
 
 
@@ -79,6 +88,25 @@ def test_only_the_chosen_markers_count():
         ("(x+1)^2", "x^2+2x+1"),
         ("x \\in [1,2]", "[1,2]"),
         ("10^{3}", "1000"),
+        ("x^2+y^2", "y^2+x^2"),
+        ("2^3 \\cdot 5^2", "200"),
+        ("5 1/2", "5.5"),
+        ("–5", "-5"),
+        ("18 cm²", "18"),
+        ("18 cm^{2}", "18"),
+        ("18\\text{ cm}^{2}", "18"),
+        ("18^\\circ\\text{C}", "18"),
+        ("18 L", "18"),
+        ("18 (dollars)", "18"),
+        ("18 bolts of fabric", "18"),
+        ("18 miles per hour", "18"),
+        ("(C) 18", "18"),
+        ("\\textbf{(C) }18", "18"),
+        ("The final answer is 18.", "18"),
+        ("approximately 18", "18"),
+        ("\\underline{18}", "18"),
+        ("36\\pi\\text{ cm}^2", "36\\pi"),
+        ("10!", "3628800"),
     ],
 )
 def test_equal_answers_in_other_words_are_correct(answer, gold, verifier):
@@ -107,6 +135,25 @@ def test_equal_answers_in_other_words_are_correct(answer, gold, verifier):
         ("\\sqrt{7}", "\\sqrt{8}"),
         ("eighteen", "18"),
         ("?", "18"),
+        ("18xy", "18"),
+        ("2a", "2"),
+        ("2", "2xy"),
+        ("2xy", "2ab"),
+        ("5 hours 23 minutes", "5"),
+        ("3 feet 2 inches", "3"),
+        ("18 remainder 3", "18"),
+        ("3 fifths", "3"),
+        ("3 halves", "3"),
+        ("10 choose 3", "10"),
+        ("5 factorial", "5"),
+        ("2 lakh", "2"),
+        ("4 tens", "4"),
+        ("2**3", "23"),
+        ("10", "10!"),
+        ("10!", "10"),
+        ("12\\ 50", "1250"),
+        ("1\\quad2", "12"),
+        ("1/0", "1"),
     ],
 )
 def test_near_misses_are_wrong(answer, gold, verifier):
@@ -121,7 +168,7 @@ def test_a_response_without_an_answer_says_so(verifier):
     assert verifier("I do not know", "7").status is NO_ANSWER and verifier("I do not know", "7").answer is None
 
 
-@pytest.mark.parametrize("text", ["18 dollars and 20 cents", "18 hundred", "7 or 8 cm", "x+1", "(1,250)", "1/2", "1,25"])
+@pytest.mark.parametrize("text", ["18 dollars and 20 cents", "18 hundred", "7 or 8 cm", "x+1", "(1,250)", "1,25", "1/2/3", "1.2.3"])
 def test_cleaning_makes_no_number_of_what_is_none(text):
     assert number(clean(text)) is None
 
@@ -165,6 +212,30 @@ def test_hostile_answers_are_never_right_and_nothing_runs(gold, verifier, tmp_pa
     verdicts = [verifier.submit(f"Answer: {text}", gold) for text in HOSTILE]
     assert all(verdict.result(timeout=120).status is not CORRECT for verdict in verdicts)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            "1^" + " " * 3900 + "x}",
+            "1" * 1900 + " " * 1900 + "x",
+            "{" * 3900,
+            "\\boxed{" * 600,
+            "answer:" * 500,
+            "Answer: a " * 390,
+        ),
+        *("\\text{" * 600, "1 m/" * 900, " cm" * 1200, "1," * 1900, "(" * 3900, "\\left" * 700, "x = " * 950, "$" * 3900),
+    ],
+    ids=lambda body: body[:8],
+)
+def test_reading_a_long_answer_takes_no_time(body):
+    """All this happens in the training process."""
+    started = time.perf_counter()
+    for marker in ("Answer: ", "\\boxed{", ""):
+        found = find_answer(marker + body)
+        MathVerifier.decide(MathVerifier(), clean((found or "")[:401]), "18")
+    assert time.perf_counter() - started < 0.5
 
 
 def random_response(rng: random.Random) -> str:

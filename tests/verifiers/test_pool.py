@@ -1,7 +1,9 @@
 """Judges in processes that hang, die, eat memory or fail: each pair gets its verdict, and the others theirs."""
 
+import gc
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -97,11 +99,35 @@ def test_killing_every_worker_loses_no_verdict(pool, tmp_path):
     assert [future.result(timeout=60) for future in futures] == [Status.WRONG] * 6
 
 
-def test_processes_start_with_the_first_pair_and_end_with_the_pool(pool, tmp_path):
+def test_processes_start_with_the_first_pair_and_end_with_the_pool(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=1.0, memory_gib=1.0)
     assert not list(tmp_path.iterdir())
     assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
     pid = int((tmp_path / "1.calls").read_text())
     os.kill(pid, 0)  # it lives
+    del pool
+    gc.collect()
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker outlived its pool")
+
+
+def test_a_process_that_cannot_be_started_is_an_error_and_not_a_hang(pool, monkeypatch):
+    original, refused = subprocess.Popen, []
+
+    def popen(*args, **kwargs):
+        if len(refused) < 2:
+            refused.append(args)
+            raise OSError("no more processes")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert pool.submit("1", "1").result(timeout=60) is Status.ERROR
+    assert "no more processes" in pool.last_fault
+    assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
 
 
 @pytest.mark.parametrize("name", ["workers", "timeout", "memory_gib"])

@@ -22,7 +22,7 @@ PHRASINGS = [
     "Answer: %s\\text{ cm}^2",
     "Answer: x = %s",
     "\\boxed{\\mathbf{%s}}",
-    "First I thought \\boxed{-1}. No.\nAnswer: %s!",
+    "First I thought \\boxed{-1}. No.\nAnswer: %s.",
 ]
 SETS = ["gsm8k_test.jsonl", "gsm8k_train.jsonl", "aime24.jsonl", "amc23.jsonl"]
 

@@ -87,8 +87,12 @@ class DatasetPrompts:
         return [Prompt(0, text, problem.answer, ids) for text, problem, ids in zip(texts, problems, encoded, strict=True)]
 
     @cached_property
+    def _scored(self) -> list[Problem]:
+        return self.benchmark_set.load().problems
+
+    @cached_property
     def _benchmark(self) -> list[Prompt]:
-        prompts = self._prompts(self.benchmark_set.load().problems)
+        prompts = self._prompts(self._scored)
         longest = max(len(prompt.token_ids) for prompt in prompts)
         if longest > self.max_prompt_tokens:
             raise ValueError(
@@ -104,10 +108,10 @@ class DatasetPrompts:
     def _split(self) -> tuple[list[Prompt], list[Prompt]]:
         """Held-out and training prompts. Which is which depends on the problems only, so that no run trains on another's."""
         loaded = self.train.load()
-        scored = {prompt.text for prompt in self._benchmark}
-        prompts = self._prompts(loaded.problems)
-        kept = [prompt for prompt in prompts if len(prompt.token_ids) <= self.max_prompt_tokens and prompt.text not in scored]
-        self._report(loaded, sum(prompt.text in scored for prompt in prompts), len(kept))
+        scored = {problem.key for problem in self._scored}
+        unscored = [problem for problem in loaded.problems if problem.key not in scored]
+        kept = [prompt for prompt in self._prompts(unscored) if len(prompt.token_ids) <= self.max_prompt_tokens]
+        self._report(loaded, len(loaded.problems) - len(unscored), len(kept))
         if len(kept) < 2:
             raise ValueError(
                 f"{self.train.name} has {len(kept)} problems of at most {self.max_prompt_tokens} tokens; set "

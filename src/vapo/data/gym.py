@@ -1,6 +1,8 @@
 """reasoning-gym's generated problems, as many as one likes. `vapo.verifiers.judges.reasoning_gym` scores answers to them."""
 
+import base64
 import json
+import pickle
 import random
 from typing import Any
 
@@ -14,7 +16,10 @@ HELD_OUT = 10**6  # numbers set aside after the benchmark's
 
 
 class GymPrompts:
-    """A `PromptSource` over one generator. Benchmark, held-out and training problems have numbers of their own."""
+    """A `PromptSource` over one generator. Benchmark, held-out and training problems have numbers of their own.
+
+    A problem depends on its number only, but for a few generators that iterate over sets: PYTHONHASHSEED=0 makes those repeatable.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, name: str, settings: dict[str, Any], template: str, chat: bool, problems: int
@@ -60,4 +65,6 @@ class GymPrompts:
     def _make(self, index: int, number: int) -> Prompt:
         entry = self.dataset[number]
         text = self.template.apply(entry["question"])
-        return Prompt(index, text, json.dumps({"answer": entry["answer"], "index": number}), self.template.encode([text])[0])
+        whole = base64.b64encode(pickle.dumps(dict(entry))).decode()  # the judge scores against all of it
+        reference = json.dumps({"answer": entry["answer"], "number": number, "entry": whole}, default=str)
+        return Prompt(index, text, reference, self.template.encode([text])[0])

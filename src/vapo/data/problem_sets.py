@@ -16,6 +16,12 @@ class Problem:
     text: str
     answer: str
 
+    @property
+    def key(self) -> str:
+        """Equal for texts that differ in spacing, case or LaTeX's ways to write the same."""
+        text = re.sub(r"\\[dt]frac", r"\\frac", self.text)
+        return re.sub(r"\\[()\[\],;:!]|[\s$]", "", text).lower()
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -49,15 +55,15 @@ class ProblemSet:
         Raises:
             FileNotFoundError, ValueError: what is wrong with path or columns, and what to set.
         """
-        answers: dict[str, str] = {}
+        different: dict[str, Problem] = {}
         rows = conflicting = 0
         for row in self._rows():
             rows += 1
-            text, answer = self._problem(row), self._answer(row)
-            conflicting += answers.setdefault(text, answer) != answer
-        if not answers:
+            problem = Problem(self._problem(row), self._answer(row))
+            conflicting += different.setdefault(problem.key, problem).answer != problem.answer
+        if not different:
             raise ValueError(f"{self.name}: no problems in {self.path}; set its path to another file")
-        return Loaded([Problem(*pair) for pair in answers.items()], rows, conflicting)
+        return Loaded(list(different.values()), rows, conflicting)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         import datasets  # here: it takes a second, and the mini scale needs none
@@ -80,7 +86,8 @@ class ProblemSet:
                 f"{self.name}: cannot load {self.path} from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
                 "set its path to a local file if this machine has no access"
             ) from error
-        return iter(table.select_columns(sorted({column.split(".")[0] for column in (self.problem, self.answer)})))
+        columns = {column.split(".")[0] for column in (self.problem, self.answer)}
+        return iter(table.select_columns(sorted(columns & set(table.column_names))))  # `_column` names the one that is not there
 
     def _problem(self, row: dict[str, Any]) -> str:
         text = self._column(row, self.problem)

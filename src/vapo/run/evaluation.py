@@ -1,5 +1,6 @@
 """A model against a benchmark: samples kept file by file, then scores."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,15 @@ from vapo.run.record import RESOLVED, circumstances
 from vapo.run.training import find_checkpoint, quiet_libraries
 from vapo.types import SamplingParams
 
-SETTINGS = ("run", "checkpoint", "k", "sampling", "seed", "problems_per_file")  # and model, benchmark: what decides the samples
+SETTINGS = (
+    "run",
+    "checkpoint",
+    "model",
+    "k",
+    "sampling",
+    "seed",
+    "problems_per_file",
+)  # with the problems: what decides the samples
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -42,8 +51,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     actor, rl_step = load_actor(config)
     source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
     tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()
-    settings = OmegaConf.to_container(OmegaConf.create({name: config[name] for name in SETTINGS}), resolve=True)
-    check_same(out, {**settings, "rl_step": rl_step, "model": config.model.path, "benchmark": source.describe()})  # type: ignore[dict-item]
+    asked = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
+    check_same(out, config, {"rl_step": rl_step, "problems": asked})
     engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
     engine.load_weights(actor.language_model, 0)
     files, prefix = [], f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
@@ -74,9 +83,12 @@ def of_run(config: DictConfig) -> DictConfig:
     saved = Path(config.run) / RESOLVED
     if not saved.exists():
         raise FileNotFoundError(f"no {RESOLVED} in {config.run}: set run to the folder of a run, such as logs/train/runs/<time>")
+    overrides = HydraConfig.get().overrides.task
+    if any(choice.startswith(("model", "module")) for choice in overrides):
+        raise ValueError("run= takes the run's own model: leave model and module out, or give model.path= instead of run=")
     run, config = OmegaConf.load(saved), config.copy()
     config.model, config.module = run.model, run.module
-    if not any(choice.startswith(("data", "problems@")) for choice in HydraConfig.get().overrides.task):
+    if not any(choice.startswith(("data", "problems@")) for choice in overrides):
         config.data = run.data
     if config.sampling.max_new_tokens is None:
         config.sampling.max_new_tokens = run.rollout.sampling.max_new_tokens
@@ -96,17 +108,18 @@ def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
     return actor.eval().to(config.device), rl_step
 
 
-def check_same(out: Path, settings: dict[str, Any]) -> None:
+def check_same(out: Path, config: DictConfig, found: dict[str, Any]) -> None:
     """Raises unless `out` is new or holds a part of this very evaluation."""
     out.mkdir(parents=True, exist_ok=True)
-    file, text = out / "settings.json", json.dumps(settings, indent=2, default=str)
+    file, named = out / "settings.json", {name: config[name] for name in SETTINGS} | {"verifier": config.data.verifier}
+    settings = {**OmegaConf.to_container(OmegaConf.create(named)), **found}  # type: ignore[dict-item]
     if file.exists():
         before = json.loads(file.read_text())["settings"]
-        differs = [name for name, value in json.loads(text).items() if before.get(name) != value]
+        differs = [name for name, value in settings.items() if before.get(name) != value]
         if differs:
             raise ValueError(f"{out} holds an evaluation with another {', '.join(differs)}: set out to a new folder")
     else:
-        file.write_text(json.dumps({"settings": json.loads(text), **circumstances(".")}, indent=2))
+        file.write_text(json.dumps({"settings": settings, **circumstances(config.paths.root)}, indent=2))
 
 
 def show(summary: dict[str, float], out: Path) -> None:

@@ -4,28 +4,41 @@ import re
 from fractions import Fraction
 
 MARKERS = {  # name -> where an answer begins
-    "answer": re.compile(r"answer\s*:", re.IGNORECASE),  # DAPO's rule: what follows the last "Answer:", to the end of its line
+    "answer": re.compile(r"answer\s*:[\s*]*", re.IGNORECASE),  # DAPO's rule: what follows "Answer:", to the end of its line
     "boxed": re.compile(r"\\(?:boxed|fbox)\b"),  # LaTeX: what is inside the braces
     "hashes": re.compile(r"####"),  # GSM8K: to the end of its line
+    "text": re.compile(r"answer\s*:", re.IGNORECASE),  # what follows "Answer:", all of it
 }
 TAIL = 4000  # last characters of a response that are read: what was said before them is not its final answer
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_DROPPED = re.compile(  # spacing, delimiters and decoration that say nothing about a value
-    r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;:> ]|\\\(|\\\)|\\\[|\\\]|\\\$|\$|[€£¥`]|\*\*|\^\s*\{?\s*\\circ\s*\}?|°|\\?%"
-    r"|\\displaystyle|\\quad"
+MOST_CHARACTERS = 400  # of a mathematical answer; what is longer is not read
+
+_SPELLING = {"{,}": ",", "−": "-", "–": "-", "\u00a0": " ", "²": "^2", "³": "^3", "\\dfrac": "\\frac", "\\tfrac": "\\frac"}
+_SPACE = re.compile(r"\\[;:> ]|\\quad|~|\s+")
+_SILENT = re.compile(r"\\[!,]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[()\[\]]|\\?\$|\\?%|[€£¥`]")
+_DEGREES = re.compile(r"(?:\^ ?\{? ?\\circ ?\}?|°) ?(?:\\(?:text|mathrm) ?\{ ?)?[CF]?\}?$")
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|underline|operatorname) ?\{([^{}]*)\}")
+_LEAD = re.compile(
+    r"(?:\([A-E]\) ?(?=\S)|(?:so |thus |hence )?(?:the )?(?:final |correct )?answer(?: is|:) ?"
+    r"|(?:approximately|about|\\approx|≈|=) ?|[A-Za-z]\w{0,15} ?(?:=|\\approx) ?(?=[^=]*$))",
+    re.IGNORECASE,
 )
-_ASSIGNED = re.compile(r"[A-Za-z]\w{0,15}\s*(?:=|\\approx)\s*(?=[^=]*$)")  # x = 5
+_NUMBER = re.compile(r"([+-]?)(?:(\d*\.?\d+|\d+\.)|(?:(\d+) )?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) ?/ ?(\d+)))")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_POWER = r"(?: ?\^ ?\{? ?[23] ?\}?)?"
+_SHORT_UNIT = r"(?:[kcm]m|[km]g|m[lL]|ft|in|lbs?|oz|mi|yd|hrs?|mph)(?![A-Za-z])"
+_UNIT = re.compile(  # a short unit, or after a space a letter that is one or a word; then more of them
+    rf"(?: ?{_SHORT_UNIT}| \(?(?:[mgshlL]|[A-Za-z]{{3,}})(?![A-Za-z])){_POWER}(?:(?: ?/ ?| )[A-Za-z]+{_POWER})*\)?"
+)
 _VALUE_WORD = re.compile(  # changes a number instead of saying what it counts
-    r"\b(?:hundreds?|thousands?|[mb]illions?|trillions?|dozens?|score|half|thirds?|quarters?|pi|or|and|plus|minus|times|over|divided"
-    r"|by|to|than|squared|cubed|mod|sqrt|sin|cos|tan|log|ln|exp|frac|not|infinity)\b",
+    r"\b(?:hundred\w*|thousand\w*|[mb]illion\w*|trillion\w*|dozens?|score|tens|lakhs?|crores?|half|halves|thirds?|quarters?|fourths?|fifths?"
+    r"|sixths?|sevenths?|eighths?|ninths?|tenths?|\w+ths|pi|or|and|plus|minus|times|over|divided|by|than|squared|cubed|mod|modulo"
+    r"|remainder|choose|factorial|sqrt|sin|cos|tan|log|exp|frac|not|infinity|less|more|least|most)\b",
     re.IGNORECASE,
 )
 
 
-def find_answer(response: str, markers: tuple[str, ...] = tuple(MARKERS)) -> str | None:
-    r"""The text after the last marker of a response, as written; None if there is no marker, or nothing after the last.
+def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "hashes")) -> str | None:
+    r"""The text after the last marker that has one, as written; None if there is none.
 
     >>> find_answer("6 + 12 = 18.\nAnswer: \\boxed{18}")
     '18'
@@ -34,16 +47,19 @@ def find_answer(response: str, markers: tuple[str, ...] = tuple(MARKERS)) -> str
     >>> find_answer("\\boxed{18")
     """
     response = response[-TAIL:]
-    starts = [(match.end(), name) for name in markers for match in _last(MARKERS[name], response)]
-    if not starts:
-        return None
-    start, name = max(starts)
-    found = _braced(response, start) if name == "boxed" else response[start:].split("\n", 1)[0]
-    return found.strip() or None if found is not None else None
+    starts = sorted((match.end(), name) for name in markers for match in MARKERS[name].finditer(response))
+    for start, name in starts[:-20:-1]:  # so many may be empty
+        if name == "boxed":
+            found = _braced(response, start)
+        else:
+            found = response[start:] if name == "text" else response[start:].split("\n", 1)[0]
+        if found is not None and found.strip():
+            return found.strip()
+    return None
 
 
 def clean(answer: str) -> str:
-    r"""An answer without what does not change its value: delimiters, thousands separators, units (percent too), `x =`.
+    r"""An answer without what does not change its value: delimiters, thousands separators, units (percent too), lead-ins.
 
     >>> clean("\\$1{,}250.00 per week.")
     '1250.00'
@@ -52,29 +68,39 @@ def clean(answer: str) -> str:
     >>> clean("18 thousand")
     '18 thousand'
     """
-    text = answer.replace("{,}", ",").replace("−", "-").replace("\u00a0", " ")
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    text = _DROPPED.sub("", _TEXT.sub(r" \1 ", text)).strip().strip("*").rstrip(".,;:!? ").strip()
-    text = _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
-    if not re.search(r"[()\[\]{}]", text):
-        text = _THOUSANDS.sub("", text)
-    return _without_unit(text).strip()
+    text = answer
+    for written, meant in _SPELLING.items():
+        text = text.replace(written, meant)
+    text = _SPACE.sub(" ", _SILENT.sub("", text)).strip(" *").rstrip(" .,;:?")
+    if text.endswith("}") and text.count("}") > text.count("{"):
+        text = text[:-1]  # \boxed{Answer: 18}
+    text = _DEGREES.sub("", text)
+    for _ in range(2):  # \text{(C) } \mathbf{18}
+        text = _unbraced(" ".join(_TEXT.sub(r" \1 ", text).split()))
+    for _ in range(3):  # the answer is (C) x = 18
+        text = text[match.end() :] if (match := _LEAD.match(text)) and match.end() < len(text) else text
+    text = _without_unit(text)
+    return text.replace(",", "") if _GROUPED.fullmatch(text) else text
 
 
 def number(text: str) -> Fraction | None:
-    """An integer or decimal written in digits, exactly; None for anything else.
+    r"""An integer, decimal, fraction or mixed number written in digits, exactly; None for anything else.
 
-    >>> number("027.50"), number("1/2"), number("1e3")
-    (Fraction(55, 2), None, None)
+    >>> number("027.50"), number("1/2"), number("5 1/2"), number("-\\frac{3}{4}"), number("1e3")
+    (Fraction(55, 2), Fraction(1, 2), Fraction(11, 2), Fraction(-3, 4), None)
     """
-    return Fraction(text.strip()) if len(text) <= 1000 and _NUMBER.fullmatch(text.strip()) else None
-
-
-def _last(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007
-        pass
-    return [] if found is None else [found]
+    match = _NUMBER.fullmatch(text) if len(text) <= MOST_CHARACTERS and text.isascii() else None
+    if match is None:
+        return None
+    sign, decimal, whole, *parts = match.groups()
+    if decimal is not None:
+        value = Fraction(decimal)
+    else:
+        above, below = (int(part) for part in parts if part is not None)
+        if below == 0:
+            return None
+        value = int(whole or 0) + Fraction(above, below)
+    return -value if sign == "-" else value
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -92,13 +118,17 @@ def _braced(text: str, start: int) -> str | None:
     return None
 
 
+def _unbraced(text: str) -> str:
+    """`{18}` -> `18`."""
+    while text.startswith("{") and _braced(text, 0) == text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
 def _without_unit(text: str) -> str:
-    """`18 dollars per day` -> `18`, if words that are no values follow a number or a closing brace."""
-    match = re.match(r"(.*?[\d}])\s*([A-Za-z][A-Za-z .,'/^23-]*)$", text, re.DOTALL) if len(text) <= 400 else None
-    if match is None:
-        return text
-    words = re.findall(r"[A-Za-z]+", match[2])
-    single = [word for word in words if len(word) == 1 and word not in "mgshla"]
-    if single or _VALUE_WORD.search(match[2]):
-        return text
-    return match[1]
+    """`18 dollars per day` -> `18`, if what follows the last digit, brace or pi is a unit."""
+    for match in re.finditer(r"\d|\}|\\pi\b", text):
+        unit = text[match.end() :]
+        if unit.strip() and _UNIT.fullmatch(unit) and not _VALUE_WORD.search(unit):
+            return text[: match.end()]
+    return text

@@ -1,13 +1,46 @@
 """What runs inside a worker: functions that make a judge, (answer, reference) -> bool. A judge may hang, fail or eat memory."""
 
+import base64
 import json
 import logging
+import pickle
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 Judge = Callable[[str, str], bool]
 SIZE = 10**9  # problems of a generator: each is made from its number when it is asked for
+
+
+FORBIDDEN = (
+    "os.",
+    "subprocess.",
+    "shutil.",
+    "socket.",
+    "ctypes.",
+    "webbrowser.",
+    "pty.",
+    "signal.",
+    "sys.addaudithook",
+    "tempfile.",
+)
+ALLOWED = ("os.listdir", "os.scandir")
+
+
+def guard(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuses what no judgement needs: judges of others may evaluate what a model wrote. Not a sandbox, but files, processes and
+    the network are out of reach of anything that does not set out to break the interpreter."""
+    if event == "open" and isinstance(arguments[1], str) and arguments[1].startswith("r") and "+" not in arguments[1]:
+        return  # importing
+    if event == "open" or (event.startswith(FORBIDDEN) and event not in ALLOWED):
+        raise PermissionError(f"a judgement may not use {event}")
+
+
+def _close_the_door() -> None:
+    """From here on, for the rest of the process: `guard`."""
+    sys.dont_write_bytecode = True
+    sys.addaudithook(guard)
 
 
 def math_equal() -> Judge:
@@ -33,17 +66,20 @@ def math_equal() -> Judge:
             raise ValueError(f"the reference {reference!r} is no mathematical expression")
         return bool(verify(gold(reference), read(answer), timeout_seconds=None))
 
+    _close_the_door()
     return judge
 
 
 def reasoning_gym(name: str, settings: dict[str, Any]) -> Judge:
-    """The library's own score of an answer to one of its generated problems; 1 is correct."""
+    """The library's own score of an answer to one of its generated problems; 1 is correct. Some scores evaluate the answer as
+    Python: `guard` keeps that from reaching files, processes and the network."""
     from reasoning_gym import create_dataset
 
     dataset = create_dataset(name, seed=0, size=SIZE, **settings)
 
     def judge(answer: str, reference: str) -> bool:
-        entry = dataset[json.loads(reference)["index"]]
+        entry = pickle.loads(base64.b64decode(json.loads(reference)["entry"]))  # ours: `vapo.data.gym` wrote it
         return bool(dataset.score_answer(answer, entry) >= 1.0)
 
+    _close_the_door()
     return judge

@@ -6,14 +6,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from vapo.types import Status, Verdict
-from vapo.verifiers.answers import MARKERS, clean, find_answer, number
+from vapo.verifiers.answers import MARKERS, MOST_CHARACTERS, TAIL, clean, find_answer, number
 from vapo.verifiers.base import Verifier
 from vapo.verifiers.pool import JudgePool
 
-MOST_CHARACTERS = 400  # of an answer that is judged
 _EXPLODES = (
     re.compile(  # what a computer algebra system may try to write out: towers, exponents and factorials of four digits or more
-        r"\^\s*\{?[^{}^]*\^|\^\s*\{?\s*[-+]?\s*\d{4,}|\d{4,}\s*\)?\s*!|!\s*!|\*\*"
+        r"\^ ?\{[^{}]*\^|\^ ?(?:\d+|[A-Za-z]) ?\^|\^ ?\{? ?[-+]? ?\d{4,}|\d{4,} ?\)? ?!|! ?!"
     )
 )
 
@@ -21,9 +20,11 @@ _EXPLODES = (
 class AnswerVerifier(Verifier):
     """Finds the answer after a response's last marker, `Answer:` (DAPO), a box (LaTeX) or `####` (GSM8K); a judge compares it."""
 
+    most_characters = TAIL  # longer answers are wrong
+
     def __init__(
         self,
-        markers: Sequence[str] = tuple(MARKERS),
+        markers: Sequence[str] = ("answer", "boxed", "hashes"),
         workers: int = 2,
         timeout: float = 5.0,
         memory_gib: float = 4.0,
@@ -52,8 +53,9 @@ class AnswerVerifier(Verifier):
         if found is None:
             verdict.set_result(Verdict(Status.NO_ANSWER))
             return verdict
-        answer, reference = self.read(found), self.read(reference)
-        status, shown = self.decide(answer, reference), canonical(answer)
+        answer, reference = self.read(found[: self.most_characters + 1]), self.read(reference)
+        status = Status.WRONG if len(found) > self.most_characters else self.decide(answer, reference)
+        shown = canonical(answer)
         if status is not None:
             verdict.set_result(Verdict(status, shown))
         else:
@@ -67,7 +69,7 @@ class AnswerVerifier(Verifier):
 
     def decide(self, answer: str, reference: str) -> Status | None:
         """The status if no judge is needed."""
-        return Status.WRONG if len(answer) > MOST_CHARACTERS or not answer.isprintable() else None
+        return None
 
     def last_fault(self) -> str:
         return self.pool.last_fault
@@ -76,6 +78,8 @@ class AnswerVerifier(Verifier):
 class MathVerifier(AnswerVerifier):
     """Integers and decimals are compared exactly; other answers by math-verify (`vapo.verifiers.judges.math_equal`)."""
 
+    most_characters = MOST_CHARACTERS
+
     def read(self, answer: str) -> str:
         return clean(answer)
 
@@ -83,7 +87,7 @@ class MathVerifier(AnswerVerifier):
         r"""What needs no algebra: equal texts, numbers in digits, and answers that are not worth a parser's life; else None.
 
         >>> verifier = MathVerifier()
-        >>> verifier.decide("18.0", "18"), verifier.decide("9^{9^{9}}", "18"), verifier.decide("\\frac{36}{2}", "18")
+        >>> verifier.decide("18.0", "18"), verifier.decide("9^{9^{9}}", "18"), verifier.decide("\\sqrt{324}", "18")
         (<Status.CORRECT: 'correct'>, <Status.WRONG: 'wrong'>, None)
         """
         if answer == reference:
@@ -91,9 +95,9 @@ class MathVerifier(AnswerVerifier):
         value, expected = number(answer), number(reference)
         if value is not None and expected is not None:
             return Status.CORRECT if value == expected else Status.WRONG
-        if not answer or _EXPLODES.search(answer):
+        if not answer or not answer.isprintable() or _EXPLODES.search(answer):
             return Status.WRONG
-        return super().decide(answer, reference)
+        return None
 
 
 def canonical(answer: str) -> str:

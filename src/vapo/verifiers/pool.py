@@ -77,11 +77,14 @@ def _serve(
     worker: _Worker | None = None
     while (task := tasks.get()) is not None:
         answer, reference, future = task
-        for attempt in range(2):  # a process that dies for no reason of its own, once, loses nothing
-            if worker is None or worker.process.poll() is not None:
-                worker = _Worker(*arguments)
-            status, detail = worker.judge(answer, reference, timeout)
-            if detail != DIED or attempt > 0:
+        for _ in range(2):  # a process that dies for no reason of its own, once, loses nothing
+            try:
+                if worker is None or worker.process.poll() is not None:
+                    worker = _Worker(*arguments)
+                status, detail = worker.judge(answer, reference, timeout)
+            except Exception as error:  # whatever it is: this thread must live, and the verdict be given
+                worker, status, detail = None, Status.ERROR, f"{DIED} ({error!r})"
+            if not detail.startswith(DIED):
                 break
         if status in FAULTS and (owner := pool()) is not None:
             owner.last_fault = f"{status} on answer {answer[:80]!r} with reference {reference[:80]!r}: {detail}"

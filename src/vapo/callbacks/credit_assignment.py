@@ -12,6 +12,7 @@ from vapo.rollout.collate import collate
 from vapo.rollout.collect import collect
 from vapo.types import Batch, Rollout, SamplingParams
 
+BASE_VERSION = -2  # of the engine's weights meanwhile: never the policy's, so the next rollouts load those again
 FIXED_SEED = 2_000_003  # of the fixed responses' prompts and samples, whatever the run's seed
 
 
@@ -71,14 +72,13 @@ class CreditAssignment(Callback):
         """The same set whenever it is made, after a resume too: from the initial weights, not from those being trained."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         base = module.make_actor().to(module.device)
-        engine = module.build_engine(base)
-        engine.load_weights(base.language_model, 0)
+        module.engine.load_weights(base.language_model, BASE_VERSION)
         marked: list[MarkedResponse] = []
         sampling = SamplingParams(max_new_tokens=module.sampling.max_new_tokens)
         for draw in range(MOST_DRAWS):
             indices = range(draw * self.responses, (draw + 1) * self.responses)
             prompts = [datamodule.source.prompt(index, FIXED_SEED) for index in indices]
-            rollouts = collect(prompts, 1, engine, sampling, module.tokenizer, datamodule.verifier, FIXED_SEED, 0)
+            rollouts = collect(prompts, 1, module.engine, sampling, module.tokenizer, datamodule.verifier, FIXED_SEED, 0)
             marked += [found for rollout in rollouts if (found := self._mark(datamodule, rollout)) is not None]
             if len(marked) >= self.responses:
                 return marked[: self.responses]

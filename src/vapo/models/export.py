@@ -1,5 +1,6 @@
 """Actor and critic as plain Hugging Face folders, whatever they are made of while they train."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,10 +13,10 @@ from vapo.models.critic import Critic
 ADAPTER = "lora_"  # in names of PEFT's weights
 
 
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """Weights under the names they have without adapters; adapters are added to the weights they stand beside."""
+def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """One entry of the state dict after another, under the names they have without adapters; adapters are added to the weights they
+    stand beside. Entries of the state dict and not parameters: a tied output head is an entry of its own."""
     layers = dict(model.named_modules())
-    merged = {}
     for name, weight in model.state_dict().items():
         if ADAPTER in name:
             continue
@@ -23,14 +24,13 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
         if parent:
             delta = layers[parent].get_delta_weight("default") if leaf == "weight" else 0.0  # type: ignore[operator]
             name, weight = f"{parent}.{leaf}", weight + delta
-        merged[name] = weight
-    return merged
+        yield name, weight
 
 
 def export_actor(actor: Actor, folder: Path) -> None:
     """A causal LM in safetensors with its generation config."""
     model = actor.language_model
-    model.save_pretrained(folder, state_dict=merged_state(model))
+    model.save_pretrained(folder, state_dict=dict(merged_weights(model)))
 
 
 def export_critic(critic: Critic, folder: Path) -> None:
@@ -40,6 +40,6 @@ def export_critic(critic: Critic, folder: Path) -> None:
     config.num_labels = 1
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForTokenClassification.from_config(config)
-    state = {f"{model.base_model_prefix}.{name}": weight for name, weight in merged_state(critic.backbone).items()}
+    state = {f"{model.base_model_prefix}.{name}": weight for name, weight in merged_weights(critic.backbone)}
     state |= {f"score.{name}": weight for name, weight in critic.head.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)

@@ -20,6 +20,13 @@ class Engine(Protocol):
     def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
         """Generate with exactly these weights from now on."""
 
+    def check_weights(self, language_model: PreTrainedModel) -> dict[str, float]:
+        """Proves that it generates with this model's weights, and says how near it is; metrics by name.
+
+        Raises:
+            ValueError: it does not. The message says which weights are stale.
+        """
+
     def generate(
         self,
         requests: Sequence[Request],

@@ -66,6 +66,9 @@ class TorchEngine:
     def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
         self.language_model, self.weights_version = language_model, version
 
+    def check_weights(self, language_model: PreTrainedModel) -> dict[str, float]:
+        return {}  # they are that model's own
+
     @torch.no_grad()
     def generate(
         self, requests: Sequence[Request], sampling: SamplingParams, on_finish: Callable[[int, Completion], None] = ignore

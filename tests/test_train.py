@@ -102,6 +102,12 @@ def test_bad_input_gets_a_sentence_that_says_what_to_set(override: str, tmp_path
     assert BAD_INPUT[override] in str(error)
 
 
+def test_mismatch_weights_want_the_whole_distribution(tmp_path: Path) -> None:
+    with pytest.raises(Exception) as raised:
+        run(tmp_path, "algorithm.mismatch=mask", "rollout.sampling.top_p=0.9")
+    assert "rollout.sampling.top_p is 0.9: set it to 1, or algorithm.mismatch to null" in str(raised.value.__cause__)
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, TRAIN, *arguments], capture_output=True, text=True, env=environment)

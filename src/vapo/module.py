@@ -67,6 +67,11 @@ class RLModule(Networks):
             raise ValueError(
                 "rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0"
             )
+        if algorithm.mismatch is not None and sampling.top_p < 1:
+            raise ValueError(
+                f"algorithm.mismatch compares whole distributions, but rollout.sampling.top_p is {sampling.top_p}: set it to 1, or "
+                "algorithm.mismatch to null"
+            )
         self.sampling, self.tokenizer = sampling, tokenizer
         self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
         self.epochs, self.value_pretraining_epochs, self.seed = epochs, value_pretraining_epochs, seed

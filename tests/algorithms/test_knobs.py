@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from math import log
 
 import pytest
-import tests.algorithms.knobs_of_the_loop  # noqa: F401  (registers its own)
+import tests.algorithms.knobs_of_mismatch
+import tests.algorithms.knobs_of_the_loop  # noqa: F401  (both register their own)
 import torch
 from tests.algorithms.knobs import (
     BOTH,

@@ -22,6 +22,10 @@ from vapo.algorithms.masked import masked_fill as masked_fill
 from vapo.algorithms.masked import masked_whiten as masked_whiten
 from vapo.algorithms.masked import sequence_mean as sequence_mean
 from vapo.algorithms.masked import token_mean as token_mean
+from vapo.algorithms.mismatch import masked_ratio as masked_ratio
+from vapo.algorithms.mismatch import sequence_mask as sequence_mask
+from vapo.algorithms.mismatch import truncated_ratio as truncated_ratio
+from vapo.algorithms.mismatch import truncated_sequence_ratio as truncated_sequence_ratio
 from vapo.algorithms.policy_loss import clipped_surrogate as clipped_surrogate
 from vapo.algorithms.policy_loss import positive_example_nll as positive_example_nll
 from vapo.algorithms.rewards import outcome_reward as outcome_reward

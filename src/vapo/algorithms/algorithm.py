@@ -13,9 +13,17 @@ from torch import Tensor
 
 from vapo.algorithms.diagnostics import clip_indicators, kl_k1, kl_k3
 from vapo.algorithms.masked import local_sum, masked_fill, sequence_mean, token_mean
+from vapo.algorithms.mismatch import masked_ratio, sequence_mask, truncated_ratio, truncated_sequence_ratio
 from vapo.algorithms.policy_loss import clipped_surrogate, positive_example_nll
 from vapo.algorithms.rewards import outcome_reward, overlong_penalty
 from vapo.types import Batch, MicroBatch
+
+MISMATCH: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
+    "truncate": lambda log_rho_BT, mask_BT, low, high: truncated_ratio(log_rho_BT, high),
+    "mask": lambda log_rho_BT, mask_BT, low, high: masked_ratio(log_rho_BT, low, high),
+    "sequence_truncate": lambda log_rho_BT, mask_BT, low, high: truncated_sequence_ratio(log_rho_BT, mask_BT, high),
+    "sequence_mask": sequence_mask,
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class PolicyGradient:
     positive_lm_coef: float = 0.0  # mu, weight of the LM loss on correct responses (technique 6)
     overlong_buffer: int = 0  # tokens of DAPO's soft punishment ramp before the length limit; 0 turns it off (A17)
     max_response_tokens: int | None = None  # the length limit the ramp ends at; needed when overlong_buffer > 0
+    mismatch: str | None = None  # weights against engine and trainer disagreeing, one of MISMATCH; None for none, as in VAPO
+    mismatch_low: float = 0.5  # ratio of trainer's to engine's probability below which a mask removes
+    mismatch_high: float = 2.0  # ratio above which a mask removes, a truncation cuts
     dynamic_sampling: bool = False  # only groups with both right and wrong responses train (DAPO Eq 11); not in VAPO
     max_draws: int = 10  # with dynamic sampling: most draws of prompts in one RL step; then it goes on with fewer groups
 
@@ -71,6 +82,14 @@ class PolicyGradient:
             self.overlong_buffer == 0 or 0 < self.overlong_buffer <= (self.max_response_tokens or 0),
             f"algorithm.overlong_buffer is {self.overlong_buffer} tokens with max_response_tokens {self.max_response_tokens}; "
             "set it to 0 (off) or at most max_response_tokens",
+        )
+        require(
+            self.mismatch is None or self.mismatch in MISMATCH,
+            f"algorithm.mismatch is {self.mismatch!r}; set it to one of {', '.join(MISMATCH)}, or to null for none",
+        )
+        require(
+            0 < self.mismatch_low <= 1 <= self.mismatch_high,
+            f"algorithm.mismatch_low is {self.mismatch_low}, mismatch_high {self.mismatch_high}; set them to 0 < low <= 1 <= high",
         )
         require(
             not self.dynamic_sampling or self.group_size >= 2,
@@ -121,6 +140,9 @@ class PolicyGradient:
         advantage_BT, old_logprob_BT = micro.padded("advantage_R"), micro.padded("old_logprob_R")
         log_ratio_BT = logprob_BT - old_logprob_BT
         surrogate_BT = clipped_surrogate(log_ratio_BT, advantage_BT, self.clip_low, self.clip_high, self.dual_clip)
+        if self.mismatch is not None:
+            log_rho_BT = old_logprob_BT - micro.padded("sampler_logprob_R")
+            surrogate_BT = MISMATCH[self.mismatch](log_rho_BT, mask_BT, self.mismatch_low, self.mismatch_high) * surrogate_BT
         surrogate = self.aggregate(surrogate_BT, mask_BT, total)
         nll_BT = positive_example_nll(logprob_BT, mask_BT, micro.part.correct_B.to(mask_BT.device))
         positive_nll = token_mean(nll_BT, mask_BT, total.positive_tokens)

@@ -1,0 +1,48 @@
+"""Weights against engine and trainer disagreeing: tokens were sampled from the engine's policy, gradients are of the trainer's.
+
+All take rho = pi_trainer_old(a|s) / pi_engine(a|s), which is 1 where the two agree, and return what a token's policy loss is
+multiplied by, without gradient. None of them is in VAPO.
+"""
+
+import torch
+from torch import Tensor
+
+from vapo.algorithms.masked import masked_fill
+from vapo.algorithms.policy_loss import MAX_LOG_RATIO
+
+
+def truncated_ratio(log_rho_BT: Tensor, high: float) -> Tensor:
+    """Truncated importance sampling, token by token: min(rho, high).
+
+    Args:
+        log_rho_BT: old log-probability of the trainer minus that of the engine.
+        high: bound >= 1; 2 is common.
+    """
+    return log_rho_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=high)
+
+
+def masked_ratio(log_rho_BT: Tensor, low: float, high: float) -> Tensor:
+    """IcePop: rho where low <= rho <= high, and 0 elsewhere, so that tokens on which the two disagree do not train.
+
+    Args:
+        low, high: 0 < low <= 1 <= high; 0.5 and 5 in IcePop.
+    """
+    rho_BT = log_rho_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return torch.where((rho_BT >= low) & (rho_BT <= high), rho_BT, 0.0)
+
+
+def truncated_sequence_ratio(log_rho_BT: Tensor, mask_BT: Tensor, high: float) -> Tensor:
+    """The same for whole responses: min(product of rho over the response, high) at each of its tokens."""
+    total_B = masked_fill(log_rho_BT, mask_BT).sum(-1)
+    return truncated_ratio(total_B, high)[:, None].expand_as(log_rho_BT)
+
+
+def sequence_mask(log_rho_BT: Tensor, mask_BT: Tensor, low: float, high: float) -> Tensor:
+    """1 at the tokens of responses whose geometric mean of rho lies in [low, high], 0 at those of the others.
+
+    Args:
+        low, high: 0 < low <= 1 <= high; near 1, such as 0.99 and 1.01: it is a mean over all tokens.
+    """
+    mean_B = masked_fill(log_rho_BT, mask_BT).sum(-1) / mask_BT.sum(-1)
+    rho_B = mean_B.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return ((rho_B >= low) & (rho_B <= high)).to(log_rho_BT.dtype)[:, None].expand_as(log_rho_BT)

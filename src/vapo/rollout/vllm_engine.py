@@ -98,6 +98,7 @@ class VLLMEngine:
                 gpu_memory_utilization=0.1,  # not used with a cache of given size, but checked against what is free
                 max_num_seqs=max_batch,
                 enforce_eager=enforce_eager or not torch.cuda.is_available(),
+                enable_chunked_prefill=torch.cuda.is_available(),  # on a CPU a seeded prompt in pieces is an error in vLLM
                 enable_prefix_caching=True,  # the responses of a group share their prompt's
                 logprobs_mode="processed_logprobs",  # of the distribution sampled from: temperature and top-p applied
                 skip_tokenizer_init=True,  # token ids in and out

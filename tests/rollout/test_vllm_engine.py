@@ -229,3 +229,8 @@ def test_training_on_mini_with_vllm(tmp_path):
     assert steps["clock/policy_step"].tolist() == [0, 1, 2]
     assert steps["engine/logprob_gap_mean"].dropna().max() < 1e-4
     assert steps["engine/probe_gap_max"].dropna().max() < 1e-4 and len(steps["engine/probe_gap_max"].dropna()) >= 2
+    exported = str(tmp_path / "export" / "actor")  # vLLM loads it by itself, without a hand-over
+    engine = VLLMEngine(EOS, exported, max_tokens=512, kv_cache_mib=64, max_batch=8)
+    engine.received = {"from the folder": 0}
+    assert engine._probe(AutoModelForCausalLM.from_pretrained(exported)) < 1e-4
+    assert engine._probe(AutoModelForCausalLM.from_pretrained(BASE)) > 1e-3

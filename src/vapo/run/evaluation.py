@@ -19,17 +19,10 @@ from vapo.models.actor import Actor
 from vapo.rollout.collect import collect
 from vapo.run.record import RESOLVED, circumstances
 from vapo.run.training import find_checkpoint, quiet_libraries
-from vapo.types import SamplingParams
+from vapo.types import SamplingParams, Status
 
-SETTINGS = (
-    "run",
-    "checkpoint",
-    "model",
-    "k",
-    "sampling",
-    "seed",
-    "problems_per_file",
-)  # with the problems: what decides the samples
+# With the problems, what decides the samples.
+SETTINGS = ("run", "checkpoint", "model", "k", "sampling", "seed", "problems_per_file")
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -51,11 +44,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     actor, rl_step = load_actor(config)
     source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
     tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()
-    asked = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
-    check_same(out, config, {"rl_step": rl_step, "problems": asked})
+    digest = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
+    check_same(out, config, {"rl_step": rl_step, "problems": digest})
     engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
     engine.load_weights(actor.language_model, 0)
-    files, prefix = [], f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
+    files, correct, prefix = [], 0, f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
     (out / "samples").mkdir(exist_ok=True)
     for first in range(0, len(prompts), config.problems_per_file):
         file = out / "samples" / f"problems_{first:05d}.parquet"
@@ -66,8 +59,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             samples_frame(rollouts, first, config.k).to_parquet(partial_file)
             partial_file.replace(file)  # whole or not at all
         files.append(pd.read_parquet(file))
-        correct = (pd.concat(files)["status"] == "correct").mean()
-        print(f"problems {first + len(asked)}/{len(prompts)}  {prefix}/avg@{config.k} so far {correct:.3f}", flush=True)
+        correct += int((files[-1]["status"] == Status.CORRECT).sum())
+        done = first + len(asked)
+        print(f"problems {done}/{len(prompts)}  {prefix}/avg@{config.k} so far {correct / (done * config.k):.3f}", flush=True)
     samples = pd.concat(files)
     summary = {f"{prefix}/{name}": value for name, value in summarise(samples, config.k).items()}
     problem_table(samples).to_csv(out / "problems.csv", index=False)

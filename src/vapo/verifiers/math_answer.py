@@ -10,11 +10,8 @@ from vapo.verifiers.answers import MARKERS, MOST_CHARACTERS, TAIL, clean, find_a
 from vapo.verifiers.base import Verifier
 from vapo.verifiers.pool import JudgePool
 
-_EXPLODES = (
-    re.compile(  # what a computer algebra system may try to write out: towers, exponents and factorials of four digits or more
-        r"\^ ?\{[^{}]*\^|\^ ?(?:\d+|[A-Za-z]) ?\^|\^ ?\{? ?[-+]? ?\d{4,}|\d{4,} ?\)? ?!|! ?!"
-    )
-)
+# What a computer algebra system may try to write out: towers, exponents and factorials of four digits or more.
+_EXPLODES = re.compile(r"\^ ?\{[^{}]*\^|\^ ?(?:\d+|[A-Za-z]) ?\^|\^ ?\{? ?[-+]? ?\d{4,}|\d{4,} ?\)? ?!|! ?!")
 
 
 class AnswerVerifier(Verifier):

@@ -40,7 +40,7 @@ def main() -> None:
         module.load_state_dict(state["state_dict"])
     if arguments.critic_file is not None:
         module.critic.load_state_dict(torch.load(arguments.critic_file, map_location="cpu", weights_only=True)["critic"])
-    module.engine.load_weights(module.actor.language_model, 0)
+    module.engine.load_weights(module.actor, 0)
     prompts = datamodule.held_out(arguments.rollouts)
     rollouts = collect(prompts, 1, module.engine, module.sampling, module.tokenizer, datamodule.verifier, 77, 0)
     frame = critic_against_truth(module, rollouts, datamodule.verifier, arguments.positions, arguments.continuations, 78)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vapo.models.actor import load_tokenizer
+from vapo.models.actor import Actor, load_tokenizer
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.rollout.vllm_engine import VLLMEngine
 from vapo.run.pretrain import build_model, build_tokenizer
@@ -37,8 +37,8 @@ def generators(
     """What generates all responses once and counts their tokens."""
     plain, vllm = TorchEngine(NEVER), VLLMEngine([0], path, max_tokens=512, kv_cache_mib=512)
     vllm.eos_token_ids = []  # vLLM takes no token that its vocabulary has not
-    plain.load_weights(model, 0)
-    vllm.load_weights(model, 0)
+    plain.load_weights(Actor(model), 0)
+    vllm.load_weights(Actor(model), 0)
     ids = torch.tensor([request.prompt_ids for request in requests], device=model.device)
 
     def generate() -> int:

@@ -73,7 +73,7 @@ def build(folder: Path, *overrides: str, family: str = "vapo", **algorithm: Any)
     module.configure_model()
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
     source = instantiate(config.data.source)
-    module.engine.load_weights(module.actor.language_model, 0)
+    module.engine.load_weights(module.actor, 0)
     prompts = [source.prompt(i, seed=0) for i in range(4)]
     sampling = SamplingParams(max_new_tokens=64)
     batch = module.annotate(collect(prompts, 4, module.engine, sampling, module.tokenizer, SumsVerifier(), 0, 0))

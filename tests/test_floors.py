@@ -8,8 +8,18 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = [  # our packages, then the libraries let in
-    ["vapo.types", "vapo.algorithms", "torch"],
-    ["vapo.models", "vapo.verifiers", "math_verify", "reasoning_gym", "peft", "transformers", "tokenizers", "safetensors"],
+    ["vapo.types", "vapo.ranks", "vapo.algorithms", "torch"],
+    [
+        "vapo.models",
+        "vapo.verifiers",
+        "math_verify",
+        "reasoning_gym",
+        "peft",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+    ],
     ["vapo.rollout", "vapo.data", "vllm", "datasets", "packaging"],
     [
         "vapo.datamodule",
@@ -18,6 +28,7 @@ FLOORS = [  # our packages, then the libraries let in
         "vapo.reporting",
         "vapo.run_state",
         "vapo.networks",
+        "vapo.strategy",
         "lightning",
         "torchmetrics",
     ],

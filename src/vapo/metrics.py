@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from vapo.algorithms import explained_variance
+from vapo.ranks import sum_over_ranks
 
 # means with states (sum, count)
 MEANS = (
@@ -37,10 +38,12 @@ MEANS = (
     "actor/kl_k3",
     "actor/kl_reference",
     "actor/grad_norm",
+    "actor/skipped_fraction",
     "actor/lambda_mean",
     "critic/value_loss",
     "critic/value_mean",
     "critic/grad_norm",
+    "critic/skipped_fraction",
     "advantage/abs_mean",
     "engine/logprob_gap_mean",
     "engine/probe_gap_max",
@@ -64,7 +67,7 @@ class Ratio(Metric):
     count: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # `StepMetrics.flush` adds all metrics over ranks at once
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -82,7 +85,7 @@ class ExplainedVariance(Metric):
     sums: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.add_state("sums", torch.zeros(5, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, sums: Tensor) -> None:
@@ -116,12 +119,19 @@ class StepMetrics:
 
     def flush(self) -> dict[str, float]:
         """All metrics that saw something, over all ranks; then starts anew."""
+        self._sum_over_ranks()
         values = {name: metric.compute().item() for name, metric in self._metrics.items() if metric.update_called}
         values = {name: value for name, value in values.items() if value == value} | self._gauges
         for metric in self._metrics.values():
             metric.reset()
         self._gauges = {}
         return values
+
+    def _sum_over_ranks(self) -> None:
+        states = [(metric, name) for metric in self._metrics.values() for name in metric.metric_state]
+        sums = sum_over_ranks(torch.cat([getattr(metric, name).reshape(-1) for metric, name in states]))
+        for (metric, name), x in zip(states, sums.split([getattr(m, n).numel() for m, n in states]), strict=True):
+            setattr(metric, name, x.reshape(getattr(metric, name).shape))
 
 
 class PhaseClock:

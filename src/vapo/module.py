@@ -10,12 +10,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import ActorCritic, PolicyGradient
-from vapo.metrics import PhaseClock, StepMetrics
+from vapo.metrics import PhaseClock
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
+from vapo.models.sharding import Sharding
 from vapo.networks import Networks
+from vapo.ranks import sum_over_ranks, world_size
 from vapo.reporting import report_step
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 from vapo.rollout.collect import collect
 from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
@@ -46,6 +48,8 @@ class RLModule(Networks):
         epochs: int,
         value_pretraining_epochs: int,
         max_grad_norm: float | None,
+        max_skipped_updates: int,
+        sharding: Sharding,
         seed: int,
     ) -> None:
         """
@@ -55,10 +59,12 @@ class RLModule(Networks):
             microbatch_tokens: most padded tokens in one forward; memory only, it changes no result.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
             max_grad_norm: gradients of each network are scaled down to this norm; None for no clipping.
+            max_skipped_updates: updates in a row whose gradient was not finite, and which were dropped; one more stops the run.
+            sharding: of networks over ranks, where the trainer shards.
             seed: of sampling and minibatch order.
         """
         optimizers = (actor_optimizer, critic_optimizer, actor_schedule, critic_schedule)
-        super().__init__(algorithm, actor, critic, engine, *optimizers, max_grad_norm)
+        super().__init__(algorithm, actor, critic, engine, *optimizers, max_grad_norm, max_skipped_updates, sharding)
         counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
         for name, value in {**counts, "value_pretraining_epochs": value_pretraining_epochs, "policy_steps": policy_steps}.items():
             if value < 1:
@@ -77,7 +83,7 @@ class RLModule(Networks):
         self.epochs, self.value_pretraining_epochs, self.seed = epochs, value_pretraining_epochs, seed
         self.actor_frozen = False  # set by the ValuePretraining callback
         self.actor_trained = False  # in the last step
-        self.metrics, self.clock = StepMetrics(), PhaseClock()
+        self.clock = PhaseClock()
         self.sampled: list[Rollout] = []  # all rollouts of the last step
         self.rollouts: list[Rollout] = []  # those of them that trained: all, but with dynamic sampling
         self.batch: Batch | None = None
@@ -88,7 +94,7 @@ class RLModule(Networks):
     def training_step(self, prompts: list[Prompt], batch_idx: int) -> None:
         rollouts = self.collect(prompts)
         batch = self.annotate(rollouts)
-        batch = self.algorithm.credit(batch, self.sum_over_ranks, monte_carlo=self.actor_frozen)
+        batch = self.algorithm.credit(batch, monte_carlo=self.actor_frozen)
         self.improve(batch)
         self.report(batch)
 
@@ -129,12 +135,12 @@ class RLModule(Networks):
                 if self.algorithm.needs_critic:
                     with self.clock.phase("critic_update", len(minibatch.token_N)):
                         self.backward_critic(minibatch)
-                        self.metrics.mean("critic/grad_norm", self.apply_gradient("critic"))
+                        self.apply_gradient("critic", minibatch)
                         self.critic_updates += 1
                 if not self.actor_frozen:
                     with self.clock.phase("actor_update", len(minibatch.token_N)):
                         self.backward_actor(minibatch)
-                        self.metrics.mean("actor/grad_norm", self.apply_gradient("actor"))
+                        self.apply_gradient("actor", minibatch)
                         self.actor_updates += 1
         self.rl_step += 1
         self.policy_step += not self.actor_frozen
@@ -161,17 +167,17 @@ class RLModule(Networks):
     def backward_critic(self, minibatch: Batch) -> None:
         """Accumulates the critic's gradient over a whole optimiser minibatch, however it is cut into micro-batches."""
         assert isinstance(self.algorithm, ActorCritic)
-        total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
-        for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
+        total = self.algorithm.normalisers(minibatch)
+        for micro in self.micro_batches(minibatch, train="critic"):
             loss = self.algorithm.critic_loss(self.critic(micro), micro, total)
             self.manual_backward(loss)
             self.metrics.mean("critic/value_loss", loss, 0)
-        self.metrics.mean("critic/value_loss", 0.0, 1 / self.world_size)  # each micro-batch added its share of the mean
+        self.metrics.mean("critic/value_loss", 0.0, 1 / world_size())  # each micro-batch added its share of the mean
 
     def backward_actor(self, minibatch: Batch) -> None:
         """Accumulates the actor's gradient over a whole optimiser minibatch."""
-        total = self.algorithm.normalisers(minibatch, self.sum_over_ranks)
-        for micro in micro_batches(minibatch, self.microbatch_tokens, self.device):
+        total = self.algorithm.normalisers(minibatch)
+        for micro in self.micro_batches(minibatch, train="actor"):
             logprob_R, entropy_R = self.actor(micro, self.sampling.temperature)
             loss, watched = self.algorithm.actor_loss(logprob_R, micro, total)
             self.manual_backward(loss)
@@ -181,8 +187,8 @@ class RLModule(Networks):
             self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
             self.metrics.mean("actor/surrogate_loss", watched["surrogate"], 0)
             self.metrics.mean("actor/positive_nll", watched["positive_nll"], 0)
-        self.metrics.mean("actor/surrogate_loss", 0.0, 1 / self.world_size)
-        self.metrics.mean("actor/positive_nll", 0.0, (total.positive_tokens > 0) / self.world_size)
+        self.metrics.mean("actor/surrogate_loss", 0.0, 1 / world_size())
+        self.metrics.mean("actor/positive_nll", 0.0, (total.positive_tokens > 0) / world_size())
 
     # --- pieces --------------------------------------------------------------------------------------------------------
 
@@ -191,9 +197,9 @@ class RLModule(Networks):
     ) -> list[Rollout]:
         """Rollouts of the current policy; `phase` names where their time is counted."""
         if self.engine.weights_version != self.actor_updates:
-            self.engine.load_weights(self.actor.language_model, self.actor_updates)
-            for name, value in self.engine.check_weights(self.actor.language_model).items():
-                self.metrics.mean(name, value)
+            with self.clock.phase("sync"):
+                for name, value in self.engine.load_weights(self.actor, self.actor_updates).items():
+                    self.metrics.mean(name, value)
         verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
         with self.clock.phase(phase), self.trainer.precision_plugin.forward_context():  # also where Lightning has not set it
             rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)
@@ -213,12 +219,13 @@ class RLModule(Networks):
         return torch.randperm(rollouts, generator=key).split(self.minibatch_rollouts)
 
     def per_token(self, batch: Batch, forward: Callable[[MicroBatch], Tensor]) -> Tensor:
-        """Applies `forward` to micro-batches and joins its results in the order of the batch's flat response tokens."""
-        pieces: dict[int, Tensor] = {}
-        for micro in micro_batches(batch, self.microbatch_tokens, self.device):
-            x_R = forward(micro).cpu()
-            pieces |= zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=True)
-        return torch.cat([pieces[row] for row in range(len(batch))])
+        """Applies `forward` to micro-batches, each rank to its own, and joins the results in the order of the flat tokens."""
+        pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
+        for micro in self.micro_batches(batch):
+            x_R = forward(micro).float().cpu()
+            for row, x_T in zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False):
+                pieces[row] = x_T
+        return sum_over_ranks(torch.cat(pieces))
 
     def _logprob(self, policy: Actor, micro: MicroBatch) -> Tensor:
         logprob_R: Tensor = policy(micro, self.sampling.temperature)[0]

@@ -1,20 +1,29 @@
 """Actor and critic under Lightning: building, optimizers, gradients over ranks, checkpoints. The loop is in `module.py`."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vapo.algorithms import PolicyGradient
+from vapo.metrics import StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
+from vapo.models.sharding import Sharding, full
+from vapo.ranks import gather_lists, rank, world_size
+from vapo.rollout.collate import micro_batches
 from vapo.rollout.engine import Engine
 from vapo.run_state import random_state, restore_random_state
+from vapo.types import Batch, MicroBatch
 
 COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")
 
@@ -36,28 +45,35 @@ class Networks(LightningModule):
     actor: Actor
     critic: Critic
     reference: Actor
+    microbatch_tokens: int  # most padded tokens in one forward
 
     def __init__(
         self,
         algorithm: PolicyGradient,
-        actor: Callable[[], Actor],
-        critic: Callable[[], Critic],
+        actor: Callable[..., Actor],
+        critic: Callable[..., Critic],
         engine: Callable[..., Engine],
         actor_optimizer: Callable[..., Optimizer],
         critic_optimizer: Callable[..., Optimizer],
         actor_schedule: Callable[[Optimizer], LambdaLR],
         critic_schedule: Callable[[Optimizer], LambdaLR],
         max_grad_norm: float | None,
+        max_skipped_updates: int,
+        sharding: Sharding,
     ) -> None:
         super().__init__()
         self.algorithm = algorithm
+        if max_skipped_updates < 0:
+            raise ValueError(f"module.max_skipped_updates is {max_skipped_updates}; set it to 0 (stop at once) or more")
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
         self.automatic_optimization = False
         self.make_actor, self.make_critic, self.make_engine = actor, critic, engine
         self.make_optimizers = {"actor": actor_optimizer, "critic": critic_optimizer}
         self.make_schedules = {"actor": actor_schedule, "critic": critic_schedule}
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm, self.max_skipped_updates, self.sharding = max_grad_norm, max_skipped_updates, sharding
+        self.skipped = {"actor": 0, "critic": 0}  # updates in a row
+        self.metrics = StepMetrics()
         self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = self.rollouts_sampled = 0  # finished ones
         self._random_state: dict[str, Any] | None = None
 
@@ -77,41 +93,63 @@ class Networks(LightningModule):
         schedules: Any = self.lr_schedulers()
         return dict(zip(self.networks, schedules if isinstance(schedules, list) else [schedules], strict=True))
 
-    @property
-    def world_size(self) -> int:
-        return dist.get_world_size() if dist.is_initialized() else 1
-
-    def sum_over_ranks(self, x: Tensor) -> Tensor:
-        if dist.is_initialized():
-            x = x.to(self.device)
-            dist.all_reduce(x)
-        return x
-
     def backward(self, loss: Tensor) -> None:  # type: ignore[override]
         """Adds to the gradients. DDP and FSDP average over ranks, but losses already divide by counts over all of them."""
-        super().backward(loss * self.world_size)
+        super().backward(loss * world_size())
 
-    def apply_gradient(self, name: str) -> float:
-        """Clips and applies the accumulated gradient of the `actor` or the `critic`; returns its norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.networks[name].parameters(), self.max_grad_norm or float("inf"))
-        if not torch.isfinite(norm):
+    def micro_batches(self, batch: Batch, train: str | None = None) -> Iterator[MicroBatch]:
+        """This rank's pieces of a batch, as many as every other rank's.
+
+        Args:
+            train: `actor` or `critic`: backward passes of it follow, and gradients are summed over ranks with the last one, or
+                with each, as its kind of sharding wants it.
+        """
+        pieces = list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
+        for number, micro in enumerate(pieces, 1):
+            if train is not None:
+                self._set_gradient_sync(self.networks[train], number == len(pieces))
+            yield micro
+
+    def _set_gradient_sync(self, network: nn.Module, last: bool) -> None:
+        if isinstance(network, FSDPModule):
+            network.set_requires_gradient_sync(last or not self.sharding.defer_gradient_sync)
+        elif self._trainer is not None and isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            self.trainer.strategy.model.require_backward_grad_sync = last  # type: ignore[assignment]
+
+    def apply_gradient(self, name: str, minibatch: Batch) -> None:
+        """Clips and applies the accumulated gradient of the `actor` or the `critic`. One that is not finite on any rank is dropped
+        on all of them; too many in a row stop the run, with the last minibatch kept for a replay."""
+        optimizer = self.raw_optimizers[name]
+        norm = full(nn.utils.clip_grad_norm_(self.networks[name].parameters(), self.max_grad_norm or float("inf"))).item()
+        finite = math.isfinite(norm)
+        self.metrics.mean(f"{name}/skipped_fraction", float(not finite))
+        self.skipped[name] = 0 if finite else self.skipped[name] + 1
+        if finite:
+            self.metrics.mean(f"{name}/grad_norm", norm)
+            optimizer.step()
+        optimizer.zero_grad()
+        if self.skipped[name] > self.max_skipped_updates:
+            file = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
+            if rank() == 0:
+                torch.save({field.name: getattr(minibatch, field.name) for field in fields(minibatch)}, file)
             raise FloatingPointError(
-                f"the {name}'s gradient norm is {norm.item()} in RL step {self.rl_step + 1}: lower module.{name}_optimizer.lr; "
-                "the last checkpoint is from before it"
+                f"the {name}'s gradient norm is {norm} in RL step {self.rl_step + 1}, after {self.skipped[name] - 1} skipped "
+                f"updates in a row: look at {file} (fields of a Batch), lower module.{name}_optimizer.lr, or raise "
+                "module.max_skipped_updates; the last checkpoint is from before it"
             )
-        self.raw_optimizers[name].step()
-        self.raw_optimizers[name].zero_grad()
-        return norm.item()
 
     # --- Lightning's hooks ---------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
         if not hasattr(self, "actor"):
-            self.actor = self.make_actor().train()
+            placed: dict[str, Any] = {}
+            if self.device_mesh is not None:  # set by the strategy that shards
+                placed = {"mesh": self.sharding.mesh(self.device_mesh.device_type, world_size()), "sharding": self.sharding}
+            self.actor = self.make_actor(**placed).train()
             if self.algorithm.needs_critic:
-                self.critic = self.make_critic().train()
+                self.critic = self.make_critic(**placed).train()
             if self.algorithm.needs_reference:
-                self.reference = self.make_actor().eval().requires_grad_(False)
+                self.reference = self.make_actor(**placed).eval().requires_grad_(False)
             self.engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
 
     def configure_optimizers(self) -> Any:
@@ -126,11 +164,12 @@ class Networks(LightningModule):
         return batch  # prompts are plain values; the engine moves what it needs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {"random_state": random_state()}
+        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {"random_states": gather_lists([random_state()])}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = dict(checkpoint["vapo"])
-        self._random_state = saved.pop("random_state")
+        states = saved.pop("random_states")
+        self._random_state = states[rank()] if len(states) == world_size() else None  # of other ranks, none fits
         for name, value in saved.items():
             setattr(self, name, value)
 

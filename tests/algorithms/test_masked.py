@@ -1,6 +1,4 @@
 import statistics
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
 import torch
@@ -110,23 +108,3 @@ def test_masked_whiten_gradient_ignores_nan(draw, mask_BT):
     x_BT = torch.where(mask_BT, draw(), torch.nan).requires_grad_()
     (masked_whiten(x_BT, mask_BT) * draw()).sum().backward()
     assert x_BT.grad[mask_BT].isfinite().all()
-
-
-@pytest.mark.parametrize("boundary", [3, 7])  # at 7 the second rank has no token
-def test_masked_whiten_over_two_ranks_equals_whitening_the_whole_batch(draw, mask_BT, boundary):
-    x_BT = 3 * draw() + 5
-    ranks = [slice(0, boundary), slice(boundary, None)]
-    barrier, sent = Barrier(2, timeout=10), [None, None]
-
-    def whiten(rank):
-        def sum_over_ranks(x):
-            sent[rank] = x
-            barrier.wait()
-            total = sent[0] + sent[1]
-            barrier.wait()
-            return total
-
-        return masked_whiten(x_BT[ranks[rank]], mask_BT[ranks[rank]], sum_over_ranks)
-
-    with ThreadPoolExecutor(2) as pool:
-        assert_close(torch.cat(list(pool.map(whiten, range(2)))), masked_whiten(x_BT, mask_BT))

@@ -3,6 +3,7 @@ import random
 import pytest
 import torch
 
+from vapo.models.actor import Actor
 from vapo.rollout import torch_engine
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.types import Request, SamplingParams
@@ -17,7 +18,7 @@ def ragged_requests(count=12, seed=0):
 
 def make_engine(model, eos=EOS, **kwargs):
     engine = TorchEngine(eos, **kwargs)
-    engine.load_weights(model, version=1)
+    engine.load_weights(Actor(model), version=1)
     return engine
 
 
@@ -170,7 +171,7 @@ def test_it_generates_with_the_weights_loaded_last(mini_model):
     before = engine.generate(requests, sampling)
     with torch.no_grad():
         mini_model.model.embed_tokens.weight.mul_(-1.0)
-    engine.load_weights(mini_model, version=9)
+    engine.load_weights(Actor(mini_model), version=9)
     after = engine.generate(requests, sampling)
     assert engine.weights_version == 9
     assert tokens(before) != tokens(after)

@@ -1,6 +1,5 @@
 """PPO, VC-PPO and VAPO: one class, other switches. Its defaults are vanilla PPO; `configs/algorithm/vapo.yaml` is VAPO."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from vapo.algorithms.advantages import gae, length_adaptive_lambda
 from vapo.algorithms.algorithm import Normalisers, PolicyGradient, require
-from vapo.algorithms.masked import local_sum, masked_whiten, token_mean
+from vapo.algorithms.masked import masked_whiten, token_mean
 from vapo.algorithms.rewards import terminal_reward
 from vapo.algorithms.value_loss import value_loss
 from vapo.types import Batch, MicroBatch
@@ -48,7 +47,7 @@ class ActorCritic(PolicyGradient):
             f"algorithm.clip_value is {self.clip_value}; set it above 0, or to null for none",
         )
 
-    def credit(self, batch: Batch, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, monte_carlo: bool = False) -> Batch:
+    def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
         """Adds advantages and value targets to an annotated batch (techniques 2 and 3).
 
         Args:
@@ -65,7 +64,7 @@ class ActorCritic(PolicyGradient):
         advantage_BT = gae(reward_BT, value_BT, mask_BT, actor_lambda, self.gamma)
         target_BT = gae(reward_BT, value_BT, mask_BT, critic_lambda, self.gamma) + value_BT
         if self.whiten_advantages:
-            advantage_BT = masked_whiten(advantage_BT, mask_BT, sum_over_ranks)
+            advantage_BT = masked_whiten(advantage_BT, mask_BT)
         return batch.with_(advantage_R=advantage_BT[mask_BT], target_R=target_BT[mask_BT])
 
     def policy_lambda(self, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vapo.algorithms.diagnostics import clip_indicators, kl_k1, kl_k3
-from vapo.algorithms.masked import local_sum, masked_fill, sequence_mean, token_mean
+from vapo.algorithms.masked import masked_fill, sequence_mean, token_mean
 from vapo.algorithms.mismatch import masked_ratio, sequence_mask, truncated_ratio, truncated_sequence_ratio
 from vapo.algorithms.policy_loss import clipped_surrogate, positive_example_nll
 from vapo.algorithms.rewards import outcome_reward, overlong_penalty
@@ -28,7 +28,7 @@ MISMATCH: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class Normalisers:
-    """What losses divide by: counted once over a whole optimiser minibatch and all ranks, before its first micro-batch."""
+    """What losses divide by: counted once over a whole optimiser minibatch, before it is cut into micro-batches and ranks."""
 
     tokens: float
     sequences: float
@@ -97,11 +97,11 @@ class PolicyGradient:
         )
         require(self.max_draws >= 1, f"algorithm.max_draws is {self.max_draws}; set it to 1 (no refill) or more")
 
-    def normalisers(self, minibatch: Batch, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum) -> Normalisers:
-        """Counts tokens, responses and positive tokens of a whole optimiser minibatch over all ranks."""
+    def normalisers(self, minibatch: Batch) -> Normalisers:
+        """Counts tokens, responses and positive tokens of a whole optimiser minibatch, which every rank holds."""
         length_B = minibatch.response_length_B
         counts = torch.stack([length_B.sum(), torch.tensor(len(minibatch)), length_B[minibatch.correct_B].sum()]).double()
-        return Normalisers(*sum_over_ranks(counts).tolist())
+        return Normalisers(*counts.tolist())
 
     def reward(self, batch: Batch) -> Tensor:
         """One reward per response: the verifier's outcome, and the overlong punishment if it is on."""
@@ -116,7 +116,7 @@ class PolicyGradient:
         """Whether the loss compares the policy with the one training started from."""
         return False
 
-    def credit(self, batch: Batch, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, monte_carlo: bool = False) -> Batch:
+    def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
         """Adds what the updates need, advantages first of all, to an annotated batch."""
         raise NotImplementedError
 

@@ -1,6 +1,5 @@
 """GRPO and DAPO: no critic. A response is as good as it is better than the others of its group, and so is each of its tokens."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -8,7 +7,7 @@ from torch import Tensor
 from vapo.algorithms.algorithm import Normalisers, PolicyGradient, require
 from vapo.algorithms.diagnostics import KL_ESTIMATORS
 from vapo.algorithms.groups import group_advantage
-from vapo.algorithms.masked import local_sum, masked_fill
+from vapo.algorithms.masked import masked_fill
 from vapo.types import Batch, MicroBatch
 
 
@@ -37,8 +36,8 @@ class GroupRelative(PolicyGradient):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
-    def credit(self, batch: Batch, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, monte_carlo: bool = False) -> Batch:
-        """Gives every token of a response its response's advantage within the group. A group lies on one rank."""
+    def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
+        """Gives every token of a response its response's advantage within the group."""
         assert not monte_carlo, "there is no critic to pretrain"
         advantage_B = group_advantage(self.reward(batch), batch.group_B, self.divide_by_std)
         return batch.with_(advantage_R=advantage_B.repeat_interleave(batch.response_length_B))

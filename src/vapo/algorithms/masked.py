@@ -4,15 +4,8 @@ Every mean divides by a denominator that the caller counted over the whole optim
 so that losses of micro-batches add up to the loss of the minibatch.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-
-def local_sum(x: Tensor) -> Tensor:
-    """The sum over ranks when there is one rank."""
-    return x
 
 
 def masked_fill(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -46,18 +39,16 @@ def sequence_mean(x_BT: Tensor, mask_BT: Tensor, total_sequences: Tensor | float
     return (masked_fill(x_BT, mask_BT).sum(-1) / length_B).sum() / max(float(total_sequences), 1.0)
 
 
-def masked_whiten(
-    x_BT: Tensor, mask_BT: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum, epsilon: float = 1e-8
-) -> Tensor:
-    """Shift to mean 0 and scale to variance 1 over the masked tokens of all ranks; masked slots become 0 (vapo.md A10).
+def masked_whiten(x_BT: Tensor, mask_BT: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Shift to mean 0 and scale to variance 1 over the masked tokens; masked slots become 0 (vapo.md A10).
 
         (x - mean) / sqrt(var + epsilon), var with Bessel's correction
 
     Sums are taken in float64, in two passes, so that a large mean costs no precision. One token alone becomes 0.
     """
     filled_BT = masked_fill(x_BT, mask_BT).double()
-    count, total = sum_over_ranks(torch.stack([mask_BT.sum().double(), filled_BT.sum()]))
-    centred_BT = masked_fill(filled_BT - total / count.clamp(min=1), mask_BT)
-    square = sum_over_ranks((centred_BT**2).sum()[None])[0]
+    count = mask_BT.sum()
+    centred_BT = masked_fill(filled_BT - filled_BT.sum() / count.clamp(min=1), mask_BT)
+    square = (centred_BT**2).sum()
     variance = square / (count - 1).clamp(min=1)
     return (centred_BT / (variance + epsilon).sqrt()).to(x_BT.dtype)

@@ -1,11 +1,9 @@
 """The critic's loss, and how good the critic is."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from vapo.algorithms.masked import local_sum, masked_fill
+from vapo.algorithms.masked import masked_fill
 
 
 def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None = None, clip_value: float | None = None) -> Tensor:
@@ -36,7 +34,7 @@ def explained_variance_sums(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor
     return torch.stack(sums)
 
 
-def explained_variance(sums: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] = local_sum) -> Tensor:
+def explained_variance(sums: Tensor) -> Tensor:
     """How much of the variance of the Monte-Carlo return the critic explains (vapo.md A24).
 
         1 - Var(R - V) / Var(R)
@@ -50,7 +48,7 @@ def explained_variance(sums: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] 
     Returns:
         A scalar at most 1; 0 when all returns are equal, since then there is nothing to explain.
     """
-    count, total, square, error, error_square = sum_over_ranks(sums)
+    count, total, square, error, error_square = sums
     count = count.clamp(min=1)
     variance = square / count - (total / count) ** 2
     error_variance = error_square / count - (error / count) ** 2

@@ -29,7 +29,7 @@ def critic_against_truth(
         a row per prefix: rollout, tokens before it, its place in the response from 0 to below 1, the critic's value, the mean
         reward of the continuations (truth) and its standard error (noise), the reward of the rollout itself.
     """
-    module.engine.load_weights(module.actor.language_model, module.actor_updates)
+    module.engine.load_weights(module.actor, module.actor_updates)
     batch = collate(rollouts)
     values = module.per_token(batch, module.critic).split(batch.response_length_B.tolist())
     rows, requests = [], []

@@ -72,7 +72,7 @@ class CreditAssignment(Callback):
         """The same set whenever it is made, after a resume too: from the initial weights, not from those being trained."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         base = module.make_actor().to(module.device)
-        module.engine.load_weights(base.language_model, BASE_VERSION)
+        module.engine.load_weights(base, BASE_VERSION)
         marked: list[MarkedResponse] = []
         sampling = SamplingParams(max_new_tokens=module.sampling.max_new_tokens)
         for draw in range(MOST_DRAWS):

@@ -44,13 +44,13 @@ class ExportHF(Callback):
         self.folder, self.run, self.base = Path(folder), Path(run), base
 
     def on_train_end(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
-        if not trainer.is_global_zero:
-            return
         export_actor(pl_module.actor, self.folder / "actor")
-        self._accompany(pl_module, "actor", "The policy, a causal language model.")
         if pl_module.algorithm.needs_critic:
             export_critic(pl_module.critic, self.folder / "critic")
-            self._accompany(pl_module, "critic", "The critic, a token classifier: its score is the value of the state.")
+        if trainer.is_global_zero:
+            self._accompany(pl_module, "actor", "The policy, a causal language model.")
+            if pl_module.algorithm.needs_critic:
+                self._accompany(pl_module, "critic", "The critic, a token classifier: its score is the value of the state.")
 
     def _accompany(self, module: RLModule, name: str, what: str) -> None:
         folder = self.folder / name

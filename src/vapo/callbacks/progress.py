@@ -21,7 +21,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
         pretraining = next((c.steps for c in trainer.callbacks if isinstance(c, ValuePretraining)), 0)  # type: ignore[attr-defined]
         self.total = pretraining + pl_module.policy_steps
-        if self.console.is_terminal:
+        if self.console.is_terminal and trainer.is_global_zero:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -16,7 +16,8 @@ class Throughput(Callback):
         clock, values = pl_module.clock, {}
         for phase, seconds in clock.seconds.items():
             values[f"time/{phase}_seconds"] = seconds
-            values[f"speed/{phase}_tokens_per_second"] = clock.tokens[phase] / seconds
+            if clock.tokens[phase] > 0:
+                values[f"speed/{phase}_tokens_per_second"] = clock.tokens[phase] / seconds
         clock.seconds, clock.tokens = {}, {}
         if torch.cuda.is_available():
             values["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from vapo.algorithms import ActorCritic, explained_variance, explained_variance_sums
+from vapo.models.sharding import checksums
 from vapo.module import RLModule
+from vapo.ranks import rank
 from vapo.rollout.collate import collate
 from vapo.types import Batch
 
@@ -22,10 +25,11 @@ HELD_OUT_STEP = -2  # keys the sampling seeds of held-out rollouts: no RL step h
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Short digest of a network's names, shapes and sums of weights: equal weights agree, trained ones differ."""
+    """Short digest of a network's names, shapes and sums of bits: equal weights agree, however sharded, trained ones differ."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.double().sum().item():.12e}".encode())
+    state = network.state_dict()
+    for name, total in checksums(state.items()).items():
+        digest.update(f"{name}{tuple(state[name].shape)}{total}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -111,7 +115,7 @@ class ValuePretraining(Callback):
         value_R = module.per_token(self._heldout, module.critic)
         return_R = module.algorithm.monte_carlo_return(self._heldout)
         sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
-        return explained_variance(sums, module.sum_over_ranks).item()
+        return explained_variance(sums).item()
 
     def _make_key(self, trainer: Trainer, module: RLModule) -> dict[str, str]:
         algorithm, sampling, datamodule = module.algorithm, module.sampling, trainer.datamodule  # type: ignore[attr-defined]
@@ -141,14 +145,18 @@ class ValuePretraining(Callback):
 
     def _save(self, trainer: Trainer, module: RLModule) -> None:
         assert self.critic_file is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole, so that it fits any number of ranks
+        critic, optimizer = get_state_dict(module.critic, module.raw_optimizers["critic"], options=options)
+        if rank() != 0:
+            return
         self.critic_file.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "key": self.key,
             "run": str(trainer.default_root_dir),
             "clock": {name: getattr(module, name) for name in ("rl_step", "critic_updates", "rollouts_sampled")},
             "datamodule": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
-            "critic": module.critic.state_dict(),
-            "optimizer": module.raw_optimizers["critic"].state_dict(),
+            "critic": critic,
+            "optimizer": optimizer,
             "schedule": module.schedules["critic"].state_dict(),
         }
         partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
@@ -159,7 +167,7 @@ class ValuePretraining(Callback):
         """Puts the run where the one that made the file was after value pretraining, clock and prompt cursor included: so it
         goes on exactly as that run did, and no rollout that the critic was fitted on comes again."""
         assert self.critic_file is not None
-        state = torch.load(self.critic_file, map_location=module.device, weights_only=True)
+        state = torch.load(self.critic_file, map_location="cpu", weights_only=True)
         if state["run"] == str(trainer.default_root_dir):
             return False  # this run wrote it and was killed before its next checkpoint: it does those steps again
         differs = [name for name in self.key if state["key"].get(name) != self.key[name]]
@@ -168,8 +176,13 @@ class ValuePretraining(Callback):
                 f"the pretrained critic in {self.critic_file} was made with another {', '.join(differs)}; "
                 "set callbacks.value_pretraining.critic_file to another path, or to null"
             )
-        module.critic.load_state_dict(state["critic"])
-        module.raw_optimizers["critic"].load_state_dict(state["optimizer"])
+        set_state_dict(
+            module.critic,
+            module.raw_optimizers["critic"],
+            model_state_dict=state["critic"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(full_state_dict=True),
+        )
         module.schedules["critic"].load_state_dict(state["schedule"])
         for name, value in state["clock"].items():
             setattr(module, name, value)

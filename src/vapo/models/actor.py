@@ -1,10 +1,12 @@
 """The policy: a Hugging Face causal LM behind a forward that returns what training needs, log-probabilities and entropies."""
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vapo.models.loading import Loading, check_model_path
 from vapo.models.logprobs import chunked_logprobs
+from vapo.models.sharding import Sharding, read_safetensors
 from vapo.types import MicroBatch
 
 
@@ -29,13 +31,26 @@ class Actor(nn.Module):
         self.logits_chunk_tokens = logits_chunk_tokens
 
     @classmethod
-    def from_pretrained(cls, path: str, loading: Loading | None = None, logits_chunk_tokens: int = 4096) -> "Actor":
+    def from_pretrained(
+        cls,
+        path: str,
+        loading: Loading | None = None,
+        logits_chunk_tokens: int = 4096,
+        mesh: DeviceMesh | None = None,
+        sharding: Sharding | None = None,
+    ) -> "Actor":
         """
         Args:
             path: folder or hub name of a causal LM.
+            mesh, sharding: ranks that hold a part each, and how; no mesh for the whole model.
         """
         check_model_path(path, "model.path")
-        return cls((loading or Loading()).load(AutoModelForCausalLM, path), logits_chunk_tokens)
+        loading = loading or Loading()
+        if mesh is None:
+            return cls(loading.load(AutoModelForCausalLM, path), logits_chunk_tokens)
+        actor = (sharding or Sharding()).build(lambda: cls(loading.outline(AutoModelForCausalLM, path), logits_chunk_tokens), mesh)
+        read_safetensors(actor.language_model, path)
+        return actor
 
     @property
     def eos_token_ids(self) -> list[int]:

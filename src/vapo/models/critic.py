@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -13,6 +14,7 @@ from transformers import (
 )
 
 from vapo.models.loading import Loading, check_model_path
+from vapo.models.sharding import Sharding, fill, read_entries, read_safetensors
 from vapo.types import MicroBatch
 
 FORMATS = {"SequenceClassification": AutoModelForSequenceClassification, "TokenClassification": AutoModelForTokenClassification}
@@ -28,25 +30,46 @@ class Critic(nn.Module):
         self.head = head.float()
 
     @classmethod
-    def from_pretrained(cls, path: str, head_init: str, loading: Loading | None = None) -> "Critic":
+    def from_pretrained(
+        cls,
+        path: str,
+        head_init: str,
+        loading: Loading | None = None,
+        mesh: DeviceMesh | None = None,
+        sharding: Sharding | None = None,
+    ) -> "Critic":
         """
         Args:
             path: `head_init=reward_model`: a reward model with one score, in sequence- or token-classification format. Otherwise
                 a language model, whose backbone is taken.
             head_init: `reward_model` keeps the reward model's head; `zero` starts at V = 0 everywhere; `normal` draws weights
                 of standard deviation 1 / (d + 1), d the hidden size.
+            mesh, sharding: ranks that hold a part each, and how; no mesh for the whole critic.
         """
         loading = loading or Loading()
         if head_init not in HEAD_INITS:
             raise ValueError(f"critic head_init is {head_init!r}; set model.critic.head_init to one of {', '.join(HEAD_INITS)}")
         check_model_path(path, "model.critic.path")
-        if head_init == "reward_model":
-            reward_model: Any = loading.load(_reward_model_class(path, loading.trust_remote_code), path, num_labels=1)
-            return cls(reward_model.base_model, _head(reward_model.score.weight, reward_model.score.bias))
+        reward_model = _reward_model_class(path, loading.trust_remote_code) if head_init == "reward_model" else None
+        if mesh is not None:
+            critic = (sharding or Sharding()).build(lambda: cls._outline(loading, path), mesh)
+            read_safetensors(critic.backbone, path)
+            width = critic.backbone.config.hidden_size
+            saved = read_entries(path, "score.")
+            head = _new_head(head_init, width) if reward_model is None else _head(saved["score.weight"], saved.get("score.bias"))
+            fill(critic.head.weight, head.weight)
+            fill(critic.head.bias, head.bias)
+            return critic
+        if reward_model is not None:
+            loaded: Any = loading.load(reward_model, path, num_labels=1)
+            return cls(loaded.base_model, _head(loaded.score.weight, loaded.score.bias))
         backbone = loading.load(AutoModel, path)
-        width = backbone.config.hidden_size
-        weight = torch.zeros(1, width) if head_init == "zero" else torch.randn(1, width) / (width + 1)
-        return cls(backbone, _head(weight, None))
+        return cls(backbone, _new_head(head_init, backbone.config.hidden_size))
+
+    @classmethod
+    def _outline(cls, loading: Loading, path: str) -> "Critic":
+        backbone = loading.outline(AutoModel, path)
+        return cls(backbone, nn.Linear(backbone.config.hidden_size, 1, device="meta"))
 
     def forward(self, micro: MicroBatch) -> Tensor:
         """
@@ -55,7 +78,11 @@ class Critic(nn.Module):
         """
         hidden_BLD = self.backbone(input_ids=micro.token_BL, use_cache=False).last_hidden_state
         with torch.autocast(hidden_BLD.device.type, enabled=False):
-            return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0]
+            return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0].clone()  # FSDP2 may not return a view
+
+
+def _new_head(head_init: str, width: int) -> nn.Linear:
+    return _head(torch.zeros(1, width) if head_init == "zero" else torch.randn(1, width) / (width + 1), None)
 
 
 def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:

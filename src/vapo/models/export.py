@@ -9,13 +9,19 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
+from vapo.models.sharding import full
+from vapo.ranks import rank
 
 ADAPTER = "lora_"  # in names of PEFT's weights
 
 
-def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(model: nn.Module, gather: bool = True) -> Iterator[tuple[str, Tensor]]:
     """One entry of the state dict after another, under the names they have without adapters; adapters are added to the weights they
-    stand beside. Entries of the state dict and not parameters: a tied output head is an entry of its own."""
+    stand beside. Entries of the state dict and not parameters: a tied output head is an entry of its own.
+
+    Args:
+        gather: sharded tensors are given whole, one at a time: all ranks must iterate. False gives them as they are.
+    """
     layers = dict(model.named_modules())
     for name, weight in model.state_dict().items():
         if ADAPTER in name:
@@ -24,13 +30,15 @@ def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if parent:
             delta = layers[parent].get_delta_weight("default") if leaf == "weight" else 0.0  # type: ignore[operator]
             name, weight = f"{parent}.{leaf}", weight + delta
-        yield name, weight
+        yield name, full(weight) if gather else weight
 
 
 def export_actor(actor: Actor, folder: Path) -> None:
     """A causal LM in safetensors with its generation config."""
     model = actor.language_model
-    model.save_pretrained(folder, state_dict=dict(merged_weights(model)))
+    state = _on_first_rank(merged_weights(model))
+    if rank() == 0:
+        model.save_pretrained(folder, state_dict=state)
 
 
 def export_critic(critic: Critic, folder: Path) -> None:
@@ -38,8 +46,15 @@ def export_critic(critic: Critic, folder: Path) -> None:
     reads it back with `head_init=reward_model`, bias included."""
     config = type(critic.backbone.config).from_dict(critic.backbone.config.to_dict() | {"classifier_dropout": 0.0})
     config.num_labels = 1
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForTokenClassification.from_config(config)
-    state = {f"{model.base_model_prefix}.{name}": weight for name, weight in merged_weights(critic.backbone)}
-    state |= {f"score.{name}": weight for name, weight in critic.head.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state)
+    prefix = critic.backbone.base_model_prefix
+    state = {f"{prefix}.{name}": weight for name, weight in _on_first_rank(merged_weights(critic.backbone)).items()}
+    state |= {f"score.{name}": weight for name, weight in _on_first_rank(merged_weights(critic.head)).items()}
+    if rank() == 0:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForTokenClassification.from_config(config)
+        model.save_pretrained(folder, state_dict=state)
+
+
+def _on_first_rank(entries: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """All entries on rank 0, in the memory of its CPU; the others only help to gather them."""
+    return {name: tensor.cpu() for name, tensor in entries if rank() == 0}

@@ -63,13 +63,19 @@ class Loading:
 
     def load(self, auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
         """`auto_class.from_pretrained(path)` with these options."""
-        model: PreTrainedModel = auto_class.from_pretrained(
-            path,
-            dtype=getattr(torch, self.dtype),
-            attn_implementation=self.attention,
-            trust_remote_code=self.trust_remote_code,
-            **options,
-        )
+        return self._finish(auto_class.from_pretrained(path, **self._options(), **options))
+
+    def outline(self, auto_class: Any, path: str) -> PreTrainedModel:
+        """The same model on the meta device: names and shapes, no memory."""
+        config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
+        with torch.device("meta"):
+            return self._finish(auto_class.from_config(config, **self._options()))
+
+    def _options(self) -> dict[str, Any]:
+        dtype = getattr(torch, self.dtype)
+        return {"dtype": dtype, "attn_implementation": self.attention, "trust_remote_code": self.trust_remote_code}
+
+    def _finish(self, model: PreTrainedModel) -> PreTrainedModel:
         self.lora.inject(model)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,6 +1,7 @@
 """Rollouts -> one ragged `Batch`; a batch -> micro-batches under a token budget. Padding exists only in the latter."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import chain
 
 import torch
@@ -24,22 +25,37 @@ def collate(rollouts: Sequence[Rollout]) -> Batch:
     )
 
 
-def micro_batches(batch: Batch, max_tokens: int, device: torch.device | str = "cpu") -> Iterator[MicroBatch]:
-    """Cuts a batch so that each padded piece holds at most `max_tokens` tokens, longest rollouts first.
+def micro_batches(
+    batch: Batch, max_tokens: int, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1
+) -> Iterator[MicroBatch]:
+    """Cuts a batch so that each padded piece holds at most `max_tokens` tokens, longest rollouts first, and deals the pieces out.
 
-    Sorting by length keeps padding small. A single rollout longer than the budget still gets a piece of its own.
+    Sorting by length keeps padding small, and pieces that different ranks work on at the same time alike. A single rollout longer
+    than the budget still gets a piece of its own. Every rank gets equally many pieces, as sharded networks need, if necessary by
+    cutting the largest further; with fewer rollouts than ranks, some get pieces without a response.
     """
-    length_B = batch.prompt_length_B + batch.response_length_B
+    pieces = _cut(batch.prompt_length_B + batch.response_length_B, max_tokens, ranks)
+    for index_B in pieces[rank::ranks]:
+        yield _pad(batch, index_B, device)
+
+
+def _cut(length_B: Tensor, max_tokens: int, ranks: int) -> list[Tensor]:
+    """Rollouts of each piece, a multiple of `ranks` pieces."""
     order_B = length_B.argsort(descending=True, stable=True)
-    start = 0
+    pieces, start = [], 0
     while start < len(order_B):
         rows = max(1, max_tokens // int(length_B[order_B[start]]))
-        yield _pad(batch, order_B[start : start + rows], device)
+        pieces.append(order_B[start : start + rows])
         start += rows
+    while len(pieces) % ranks != 0 and len(pieces) < len(order_B):
+        largest = max((i for i, piece in enumerate(pieces) if len(piece) > 1), key=lambda i: int(length_B[pieces[i]].sum()))
+        rows = (len(pieces[largest]) + 1) // 2
+        pieces[largest : largest + 1] = pieces[largest].split(rows)
+    return pieces + [order_B[:0]] * (-len(pieces) % ranks)
 
 
 def _pad(batch: Batch, index_B: Tensor, device: torch.device | str) -> MicroBatch:
-    part = batch.select(index_B)
+    part = batch.select(index_B) if len(index_B) > 0 else _without_response(batch)
     length_B = part.prompt_length_B + part.response_length_B
     position_L = torch.arange(int(length_B.max()))
     inside_BL = position_L < length_B[:, None]
@@ -55,3 +71,11 @@ def _pad(batch: Batch, index_B: Tensor, device: torch.device | str) -> MicroBatc
         token_BL[response_BL].to(device),
         part.mask_BT.to(device),
     )
+
+
+def _without_response(batch: Batch) -> Batch:
+    """One row of one token and no response: a network runs on it, and no loss, mean or gradient notices."""
+    first = batch.select(torch.tensor([0]))
+    per_token = {field.name: getattr(first, field.name) for field in fields(first) if field.name.endswith("_R")}
+    nothing = {name: x_R[:0] for name, x_R in per_token.items() if x_R is not None}
+    return first.with_(token_N=first.token_N[:1], prompt_length_B=torch.tensor([1]), response_length_B=torch.tensor([0]), **nothing)

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 from transformers import PreTrainedTokenizerBase
 
+from vapo.ranks import gather_lists, share, together
 from vapo.rollout.engine import Engine
 from vapo.types import FAULTS, Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 from vapo.verifiers.base import Verifier
@@ -27,7 +28,8 @@ def collect(
     seed: int,
     rl_step: int,
 ) -> list[Rollout]:
-    """Samples `group_size` responses to each prompt and verifies them, the early ones while others are generated.
+    """Samples `group_size` responses to each prompt and verifies them, the early ones while others are generated. Each rank does
+    its share of the responses and gets all of them, so all ranks must call this alike.
 
     Args:
         prompts: the P prompts of a step; the i-th makes group i, and its responses stay together.
@@ -37,10 +39,10 @@ def collect(
     Returns:
         B = P * G rollouts, prompt after prompt. A response cut at the length limit has no end, so it is NO_ANSWER unverified.
     """
+    asked = [(group, sample) for group in range(len(prompts)) for sample in range(group_size)]
+    asked = asked[share(len(asked))]
     requests = [
-        Request(prompt.token_ids, sampling_seed(seed, rl_step, prompt.index, sample))
-        for prompt in prompts
-        for sample in range(group_size)
+        Request(prompts[group].token_ids, sampling_seed(seed, rl_step, prompts[group].index, sample)) for group, sample in asked
     ]
     texts: dict[int, str] = {}
     verdicts: dict[int, Future[Verdict]] = {}
@@ -48,13 +50,15 @@ def collect(
     def score(i: int, completion: Completion) -> None:
         texts[i] = str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
         if completion.finished:
-            verdicts[i] = verifier.submit(texts[i], prompts[i // group_size].reference)
+            verdicts[i] = verifier.submit(texts[i], prompts[asked[i][0]].reference)
 
-    completions = engine.generate(requests, sampling, score)
     rollouts = []
-    for i, completion in enumerate(completions):
-        verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
-        rollouts.append(Rollout(prompts[i // group_size], i // group_size, completion, texts[i], verdict))
+    with together():
+        for i, completion in enumerate(engine.generate(requests, sampling, score)):
+            verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
+            group = asked[i][0]
+            rollouts.append(Rollout(prompts[group], group, completion, texts[i], verdict))
+    rollouts = gather_lists(rollouts)
     check_faults(rollouts, verifier)
     return rollouts
 

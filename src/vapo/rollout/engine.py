@@ -1,10 +1,9 @@
-"""What generates responses. `torch_engine.py` is the plain one; anything with these three members can replace it."""
+"""What generates responses. `torch_engine.py` is the plain one; anything with these members can replace it."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from transformers import PreTrainedModel
-
+from vapo.models.actor import Actor
 from vapo.types import Completion, Request, SamplingParams
 
 
@@ -17,14 +16,14 @@ class Engine(Protocol):
 
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load
 
-    def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
-        """Generate with exactly these weights from now on."""
+    def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
+        """Generates with exactly the actor's weights from now on, and proves it. All ranks call it: weights may be sharded.
 
-    def check_weights(self, language_model: PreTrainedModel) -> dict[str, float]:
-        """Proves that it generates with this model's weights, and says how near it is; metrics by name.
+        Returns:
+            Metrics that say how near it is, by name.
 
         Raises:
-            ValueError: it does not. The message says which weights are stale.
+            ValueError: it has other weights. The message says which are stale.
         """
 
     def generate(

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vapo.models.actor import Actor
+from vapo.models.export import merged_weights
+from vapo.models.sharding import is_sharded
 from vapo.rollout.engine import ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
@@ -47,27 +50,39 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
 
 
 class TorchEngine:
-    """`Engine` that reads the actor's own weights, so loading them is free."""
+    """`Engine` that reads the actor's own weights, so loading them is free. Of a sharded actor it keeps a whole copy."""
 
-    def __init__(self, eos_token_ids: Sequence[int], max_batch: int = 1024) -> None:
+    def __init__(self, eos_token_ids: Sequence[int], max_batch: int = 1024, own_weights: bool = False) -> None:
         """
         Args:
             eos_token_ids: tokens that end a response.
             max_batch: most responses decoded at once; bounds the memory of the cache.
+            own_weights: keeps a copy of any actor, so that training can go on while it generates.
         """
         if not eos_token_ids:
             raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
         if max_batch < 1:
             raise ValueError(f"rollout.engine.max_batch is {max_batch}; set it to 1 or more responses")
         self.eos_token_ids, self.max_batch = tuple(eos_token_ids), max_batch
+        self.own_weights = own_weights
         self.weights_version = -1
         self.language_model: PreTrainedModel | None = None
 
-    def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
-        self.language_model, self.weights_version = language_model, version
+    def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
+        if self.own_weights or is_sharded(actor):
+            self._copy(actor.language_model)
+        else:
+            self.language_model = actor.language_model
+        self.weights_version = version
+        return {}
 
-    def check_weights(self, language_model: PreTrainedModel) -> dict[str, float]:
-        return {}  # they are that model's own
+    @torch.no_grad()
+    def _copy(self, model: PreTrainedModel) -> None:
+        if self.language_model is None:
+            self.language_model = type(model)._from_config(model.config, dtype=model.dtype).to(model.device).eval()
+        own = self.language_model.state_dict()
+        for name, weight in merged_weights(model):
+            own[name].copy_(weight)
 
     @torch.no_grad()
     def generate(

@@ -16,12 +16,15 @@ from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
+from vapo.models.sharding import checksum, checksums
+from vapo.ranks import together
 from vapo.rollout.engine import ignore
+from vapo.rollout.probe import check_gap, check_received, probe_gap
 from vapo.types import Completion, Request, SamplingParams
 
 WINDOW = ("0.32", "0.34")  # from the first, below the second: versions whose weight reload was tried
-PROBE_LENGTH, PROBE_TOKENS = 300, 4  # longer than a block of the prefix cache (128 tokens on CPU), so that a stale cache shows
 MAX_PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}  # nats; tried: 2e-5 in float32, 0.09 in bfloat16
 
 
@@ -39,12 +42,6 @@ def check_version() -> None:
             f"{name} is {found}; rollout=vllm works with {WINDOW[0]} up to below {WINDOW[1]}: pip install -e '.[vllm]'"
         )
     raise ValueError("rollout=vllm needs vLLM: pip install -e '.[vllm]', or on a CPU `make vllm`; or set rollout=torch")
-
-
-def checksum(tensor: Tensor) -> int:
-    """Sum of the bits of all elements as integers: exact, and the same however a tensor is cut into shards."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().contiguous().view(integers).sum(dtype=torch.int64))
 
 
 class VLLMEngine:
@@ -110,56 +107,30 @@ class VLLMEngine:
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
-    def load_weights(self, language_model: PreTrainedModel, version: int) -> None:
-        """Streams the state dict through, one tensor at a time, and empties the prefix cache: its keys and values are the old
+    def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
+        """Streams the state dict through, one whole tensor at a time, and empties the prefix cache: its keys and values are the old
         weights'."""
+        model = actor.language_model
         self.received = {}
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._stream(language_model)})
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._stream(model)})
         self._reset_prefix_cache()
+        expected = checksums((name, tensor.to(self.dtype)) for name, tensor in merged_weights(model, gather=False))
+        gap = probe_gap(self, actor, self.llm.llm_engine.model_config.max_model_len)
+        with together():
+            check_received(self.received, expected)
+            check_gap(gap, self.max_probe_gap)
         self.weights_version = version
+        return {"engine/probe_gap_max": gap}
 
-    def _stream(self, language_model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._weights(language_model):
+    @torch.no_grad()
+    def _stream(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in merged_weights(model):
+            tensor = tensor.to(self.dtype)
             self.received[name] = checksum(tensor)
             yield name, tensor
 
-    def _weights(self, language_model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in merged_weights(language_model):
-            yield name, tensor.detach().to(self.dtype)
-
     def _reset_prefix_cache(self) -> None:
         self.llm.reset_prefix_cache()
-
-    @torch.no_grad()
-    def check_weights(self, language_model: PreTrainedModel) -> dict[str, float]:
-        expected = {name: checksum(tensor.to(self.dtype)) for name, tensor in merged_weights(language_model)}
-        stale = sorted(name for name in expected.keys() | self.received.keys() if expected.get(name) != self.received.get(name))
-        if stale:
-            raise ValueError(
-                f"vLLM has other weights than the actor: {len(stale)} of {len(expected)} tensors are stale or missing, "
-                f"{', '.join(stale[:3])}{' …' if len(stale) > 3 else ''}; the hand-over is at fault, set rollout=torch to go on"
-            )
-        gap = self._probe(language_model)
-        if gap > self.max_probe_gap:
-            raise ValueError(
-                f"vLLM's log-probabilities differ by {gap:.2g} nats from the actor's on a probe prompt although every tensor was "
-                f"received: its prefix cache or a tied head is stale; set rollout=torch to go on, or raise "
-                f"rollout.engine.max_probe_gap (now {self.max_probe_gap:g}) if this is rounding"
-            )
-        return {"engine/probe_gap_max": gap}
-
-    def _probe(self, language_model: PreTrainedModel) -> float:
-        """Largest difference of log-probabilities on the continuation of a fixed prompt."""
-        vocabulary = language_model.config.get_text_config().vocab_size
-        limit = self.llm.llm_engine.model_config.max_model_len - PROBE_TOKENS
-        prompt = tuple((7 * i * i + 3 * i) % vocabulary for i in range(min(PROBE_LENGTH, limit)))
-        (completion,) = self.generate([Request(prompt, seed=0)], SamplingParams(max_new_tokens=PROBE_TOKENS))
-        ids = torch.tensor([[*prompt, *completion.token_ids]], device=language_model.device)
-        was_training = language_model.training
-        logits_LV = language_model.eval()(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        language_model.train(was_training)
-        logprob_T = logits_LV.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        return float((logprob_T.cpu() - torch.tensor(completion.logprobs)).abs().max())
 
     # --- generation ----------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     digest = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
     check_same(out, config, {"rl_step": rl_step, "problems": digest})
     engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
-    engine.load_weights(actor.language_model, 0)
+    engine.load_weights(actor, 0)
     files, correct, prefix = [], 0, f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
     (out / "samples").mkdir(exist_ok=True)
     for first in range(0, len(prompts), config.problems_per_file):

@@ -27,6 +27,7 @@ from transformers import (
 
 from vapo.data.prompts import SumsPrompts
 from vapo.data.sums import NoisySolver, make_problem
+from vapo.models.actor import Actor
 from vapo.rollout.collate import collate, micro_batches
 from vapo.rollout.collect import collect
 from vapo.rollout.torch_engine import TorchEngine
@@ -150,7 +151,7 @@ def train_reward_model(
     """
     torch.manual_seed(seed)
     engine = TorchEngine([tokenizer.eos_token_id])
-    engine.load_weights(Qwen2ForCausalLM.from_pretrained(base).to(device), version=0)  # type: ignore[arg-type]
+    engine.load_weights(Actor.from_pretrained(str(base)).to(device), version=0)
     source = SumsPrompts(tokenizer, template, 2, max_operands)
     prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)

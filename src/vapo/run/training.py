@@ -1,6 +1,7 @@
 """From a configuration to a trained policy: instantiate, fit, or go on where a killed run stopped."""
 
 import logging
+import os
 import sys
 import warnings
 from dataclasses import fields
@@ -16,9 +17,11 @@ from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from vapo.callbacks.metrics_csv import trim
-from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint
+from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint, damaged_files, remove
 from vapo.module import RLModule
+from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
 from vapo.run.record import CONFIG, RESOLVED, record_texts, save_record
+from vapo.strategy import REST
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -34,12 +37,15 @@ def train(config: DictConfig) -> dict[str, float]:
         name, config = config.checkpoint, resumed_config(config)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", name)
     elif (folder / CONFIG).exists():
-        check_same_job(config, folder)
+        if is_first_rank():  # it has just made the folder, when the others look
+            check_same_job(config, folder)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
+    check_one_folder(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning sets it, to another number on each rank
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data)
     module: RLModule = instantiate(config.module)
@@ -47,8 +53,10 @@ def train(config: DictConfig) -> dict[str, float]:
     callbacks.sort(key=lambda callback: isinstance(callback, RLCheckpoint))  # last: it saves what the others have done
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    save_record(texts, config.paths.root, folder)
-    cut_back(folder, rl_step)
+    check_sweep(trainer)
+    if is_first_rank():
+        save_record(texts, config.paths.root, folder)
+        cut_back(folder, rl_step)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
     finally:
@@ -118,11 +126,13 @@ def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
         if not others and name == LAST:
             return None, -1
         raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
+    remedy = f"set checkpoint to one of {', '.join(others)}" if others else "start the run anew"
+    if damaged := damaged_files(path):
+        raise ValueError(f"the checkpoint {path} is damaged ({', '.join(damaged[:3])} changed since it was written): {remedy}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return path, int(state["vapo"]["rl_step"])
+        state = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
+        return path.resolve(), int(state["vapo"]["rl_step"])
     except Exception as error:
-        remedy = f"set checkpoint to one of {', '.join(others)}" if others else "start the run anew"
         raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy}") from error
 
 
@@ -131,4 +141,4 @@ def cut_back(folder: Path, rl_step: int) -> None:
     trim(folder / "metrics.csv", rl_step)
     for path in [*folder.glob("checkpoints/step_*.ckpt"), *folder.glob("rollouts/step_*.parquet")]:
         if int(path.stem.removeprefix("step_")) > rl_step:
-            path.unlink()
+            remove(path)

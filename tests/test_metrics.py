@@ -8,6 +8,7 @@ from vapo.algorithms import ActorCritic, explained_variance_sums
 from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, ExplainedVariance, PhaseClock, Ratio, StepMetrics
 from vapo.module import RLModule
 from vapo.reporting import report_step
+from vapo.rollout.collate import micro_batches
 
 
 def test_ratio_adds_sums_and_counts():
@@ -97,10 +98,7 @@ def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
         critic=lambda micro: micro.part.value_R * weight,
         raw_optimizers={"actor": optimizer, "critic": optimizer},
         sampling=SimpleNamespace(temperature=1.0),
-        sum_over_ranks=lambda x: x,
-        world_size=1,
-        microbatch_tokens=40,
-        device="cpu",
+        micro_batches=lambda batch, train: micro_batches(batch, 40),
         manual_backward=lambda loss: loss.backward(),
         **dict.fromkeys(("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled"), 1),
     )
@@ -108,6 +106,7 @@ def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
     RLModule.backward_actor(module, annotated)
     for name in ("actor", "critic"):
         module.metrics.mean(f"{name}/grad_norm", 1.0)
+        module.metrics.mean(f"{name}/skipped_fraction", 0.0)
     report_step(module, rollouts, annotated)
     # no response here is long enough to have a token in its last tenth, an algorithm with a critic has no reference, and only an
     # engine with weights of its own is probed

@@ -14,6 +14,7 @@ from tests.runs import CONFIGS, metrics, resume, run
 
 from vapo.module import RLModule
 from vapo.rollout.torch_engine import TorchEngine
+from vapo.types import Batch
 
 TRAIN = str(Path(CONFIGS).parent / "src" / "train.py")
 
@@ -29,7 +30,8 @@ def test_a_run_leaves_metrics_curves_rollouts_checkpoints_and_its_record(finishe
     assert metrics(finished)["rl_step"].tolist() == [0, 1, 2, 3]
     assert (finished / "training_curves.png").stat().st_size > 10_000
     assert json.loads((finished / "record.json").read_text())[0]["versions"]["torch"].startswith("2.")
-    assert {p.name for p in (finished / "checkpoints").iterdir()} == {"step_000002.ckpt", "step_000003.ckpt", "last.ckpt"}
+    steps = [f"step_00000{i}.ckpt{ending}" for i in (2, 3) for ending in ("", ".sha256")]
+    assert {p.name for p in (finished / "checkpoints").iterdir()} == {*steps, "last.ckpt"}
     rollouts = pd.read_parquet(finished / "rollouts" / "step_000003.parquet")
     assert len(rollouts) == 16 and rollouts["group"].tolist() == [g for g in range(4) for _ in range(4)]
     for _, row in rollouts.iterrows():
@@ -61,21 +63,50 @@ def test_micro_batch_budget_changes_no_metric(finished: Path, tmp_path: Path) ->
     pd.testing.assert_frame_equal(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+def poison(patch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """The first `times` gradients of the actor after its first step hold a NaN."""
+    original, poisoned = RLModule.backward_actor, []
+
+    def backward(self: RLModule, minibatch: object) -> None:
+        original(self, minibatch)  # type: ignore[arg-type]
+        if self.policy_step == 1 and len(poisoned) < times:
+            next(self.actor.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
+            poisoned.append(self.actor_updates)
+
+    patch.setattr(RLModule, "backward_actor", backward)
+    return poisoned
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before: list[torch.Tensor] = []
+    original = RLModule.apply_gradient
+
+    def apply(self: RLModule, name: str, minibatch: Batch) -> None:
+        weights = next(self.actor.parameters()).detach().clone()
+        original(self, name, minibatch)
+        if name == "actor" and self.policy_step == 1:
+            before.append((next(self.actor.parameters()) - weights).abs().max())
+
+    monkeypatch.setattr(RLModule, "apply_gradient", apply)
+    poison(monkeypatch, 1)
+    run(tmp_path)
+    assert [float(moved) > 0 for moved in before] == [False, True]
+    assert metrics(tmp_path)["actor/skipped_fraction"].tolist()[2:] == [0.0, 0.5]
+    assert metrics(tmp_path)["actor/grad_norm"].notna().tolist()[2:] == [True, True]
+
+
+def test_too_many_such_gradients_stop_the_run_and_keep_the_batch_and_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = RLModule.backward_actor
-
-    def poisoned(self: RLModule, minibatch: object) -> None:
-        original(self, minibatch)  # type: ignore[arg-type]
-        if self.policy_step == 1:
-            next(self.actor.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
-
     with monkeypatch.context() as patch:
-        patch.setattr(RLModule, "backward_actor", poisoned)
-        with pytest.raises(FloatingPointError, match=r"actor's gradient norm is nan.*lower module.actor_optimizer.lr"):
-            run(tmp_path)
+        poison(patch, 2)
+        with pytest.raises(
+            FloatingPointError, match=r"actor's gradient norm is nan.*after 1 skipped.*lower module.actor_optimizer"
+        ):
+            run(tmp_path, "module.max_skipped_updates=1")
     assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
+    batch = Batch(**torch.load(tmp_path / "nonfinite_actor_step_000003.pt", weights_only=True))
+    assert len(batch) == 8 and batch.advantage_R is not None and batch.advantage_R.isfinite().all()
 
 
 BAD_INPUT = {

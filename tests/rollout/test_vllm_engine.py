@@ -9,8 +9,10 @@ from tests.runs import CONFIGS, run
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from vapo.data.prompts import SumsPrompts
-from vapo.models.actor import load_tokenizer
+from vapo.models.actor import Actor, load_tokenizer
+from vapo.models.export import merged_weights
 from vapo.models.loading import LoRA
+from vapo.rollout import vllm_engine
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.rollout.vllm_engine import VLLMEngine
 from vapo.types import Request, SamplingParams
@@ -30,7 +32,7 @@ def requests(count=8, seed=0):
 def make(path):
     engine = VLLMEngine(EOS, path, max_tokens=512, kv_cache_mib=64, max_batch=64)
     model = AutoModelForCausalLM.from_pretrained(path)
-    engine.load_weights(model, 0)
+    engine.load_weights(Actor(model), 0)
     return engine, model
 
 
@@ -62,7 +64,7 @@ def pair(request):
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(before[name])
-    engine.load_weights(model, 0)
+    engine.load_weights(Actor(model), 0)
 
 
 def move(model, scale):
@@ -74,7 +76,7 @@ def move(model, scale):
 
 def plain(model, sampling, asked):
     engine = TorchEngine(EOS)
-    engine.load_weights(model, 0)
+    engine.load_weights(Actor(model), 0)
     return engine.generate(asked, sampling)
 
 
@@ -150,50 +152,49 @@ def test_after_each_of_fifty_updates_engine_and_trainer_agree(pair):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        engine.load_weights(model, update + 1)
-        gaps.append(engine.check_weights(model)["engine/probe_gap_max"])
+        gaps.append(engine.load_weights(Actor(model), update + 1)["engine/probe_gap_max"])
     assert engine.weights_version == 50 and max(gaps) < 1e-4
 
 
-def test_a_skipped_hand_over_is_found_at_the_smallest_learning_rate(pair):
+def test_a_skipped_hand_over_is_found(pair, monkeypatch):
     engine, model = pair
-    move(model, 1e-7)
-    with pytest.raises(ValueError, match=r"\d+ of \d+ tensors are stale"):
-        engine.check_weights(model)
+    monkeypatch.setattr(engine.llm, "collective_rpc", lambda *args, **kwargs: None)
+    with pytest.raises(ValueError, match=r"(\d+) of \1 tensors are stale"):
+        engine.load_weights(Actor(model), 1)
+
+
+def sending(monkeypatch, change):
+    """The hand-over sends what `change` makes of the entries; the trainer's weights are what they are."""
+    changed = lambda m, gather=True: change(merged_weights(m, gather)) if gather else merged_weights(m, gather)  # noqa: E731
+    monkeypatch.setattr(vllm_engine, "merged_weights", changed)
 
 
 def test_one_stale_tensor_is_named(pair, monkeypatch):
     engine, model = pair
     name, old = "model.layers.1.mlp.up_proj.weight", model.model.layers[1].mlp.up_proj.weight.detach().clone()
-    move(model, 1e-6)
-    original = VLLMEngine._weights
-    stale = lambda self, m: ((n, old if n == name else t) for n, t in original(self, m))  # noqa: E731
-    monkeypatch.setattr(VLLMEngine, "_weights", stale)
-    engine.load_weights(model, 1)
+    move(model, 1e-7)  # the smallest learning rates
+    sending(monkeypatch, lambda entries: ((n, old if n == name else t) for n, t in entries))
     with pytest.raises(ValueError, match=rf"1 of \d+ tensors are stale or missing, {name}"):
-        engine.check_weights(model)
+        engine.load_weights(Actor(model), 1)
 
 
 def test_a_head_that_was_not_sent_is_named(tied, monkeypatch):
     """The trap of tied embeddings: without its own entry the head keeps the old weights."""
     engine, model = tied
-    original = VLLMEngine._weights
-    monkeypatch.setattr(VLLMEngine, "_weights", lambda self, m: ((n, t) for n, t in original(self, m) if n != "lm_head.weight"))
-    engine.load_weights(model, 1)
+    sending(monkeypatch, lambda entries: ((n, t) for n, t in entries if n != "lm_head.weight"))
     with pytest.raises(ValueError, match=r"stale or missing, lm_head.weight"):
-        engine.check_weights(model)
+        engine.load_weights(Actor(model), 1)
     monkeypatch.undo()
-    engine.load_weights(model, 0)
+    engine.load_weights(Actor(model), 0)
 
 
 def test_a_prefix_cache_that_was_not_emptied_is_found(pair, monkeypatch):
     engine, model = pair
-    engine.check_weights(model)  # the probe's keys and values are cached now
+    engine.load_weights(Actor(model), 0)  # the probe's keys and values are cached now
     move(model, 0.05)
     monkeypatch.setattr(VLLMEngine, "_reset_prefix_cache", lambda self: None)
-    engine.load_weights(model, 1)
     with pytest.raises(ValueError, match="its prefix cache or a tied head is stale"):
-        engine.check_weights(model)
+        engine.load_weights(Actor(model), 1)
 
 
 def test_adapters_are_added_to_the_weights_that_are_sent(tied):
@@ -204,8 +205,7 @@ def test_adapters_are_added_to_the_weights_that_are_sent(tied):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
-    engine.load_weights(model, 1)
-    assert engine.check_weights(model)["engine/probe_gap_max"] < 1e-4
+    assert engine.load_weights(Actor(model), 1)["engine/probe_gap_max"] < 1e-4
 
 
 def test_nothing_is_generated_before_the_weights_are_there(tied, monkeypatch):

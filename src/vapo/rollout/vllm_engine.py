@@ -115,9 +115,10 @@ class VLLMEngine:
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._stream(model)})
         self._reset_prefix_cache()
         expected = checksums((name, tensor.to(self.dtype)) for name, tensor in merged_weights(model, gather=False))
-        gap = probe_gap(self, actor, self.llm.llm_engine.model_config.max_model_len)
         with together():
             check_received(self.received, expected)
+        gap = probe_gap(self, actor, self.llm.llm_engine.model_config.max_model_len)
+        with together():
             check_gap(gap, self.max_probe_gap)
         self.weights_version = version
         return {"engine/probe_gap_max": gap}

@@ -1,0 +1,71 @@
+"""Runs on several gloo ranks of this machine, as torchrun would start them, but from a process that has imported everything."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+SETTINGS = ("experiment=vapo_full", "debug=fast", "threads=1", "algorithm.group_size=4")
+SHARDED = ("trainer=fsdp", "trainer.accelerator=cpu", "module.sharding.compute_dtype=float32")
+REPLICATED = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true")
+
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["tests.train_rank"])
+
+
+def start(ranks: int, folder: Path, *overrides: str, **options: Any) -> list[BaseProcess]:
+    """Ranks that run `tests.train_rank.main`; what each prints goes to `rank_<i>.log` in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = json.dumps({"folder": str(folder), "overrides": [*overrides, f"trainer.devices={ranks}"], **options}, default=str)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [server.Process(target=_run, args=(rank, ranks, port, folder, given)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _run(rank: int, ranks: int, port: int, folder: Path, given: str) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
+    log = os.open(folder / f"rank_{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from tests.train_rank import main
+
+    try:
+        main(json.loads(given))
+    finally:
+        sys.stdout.flush()
+
+
+def finish(processes: list[BaseProcess], timeout: float = 240.0) -> list[int]:
+    """Exit codes; ranks that do not stop by themselves are an error, not a wait."""
+    end = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    hanging = [rank for rank, process in enumerate(processes) if process.exitcode is None]
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not hanging, f"ranks {hanging} still run after {timeout} s"
+    return [process.exitcode or 0 for process in processes]
+
+
+def output(folder: Path) -> str:
+    """What the ranks printed."""
+    return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(folder.glob("rank_*.log")))
+
+
+def train_on_ranks(ranks: int, folder: Path, *overrides: str, fails: bool = False, **options: Any) -> str:
+    """Trains with `tests.train_rank`; options are its."""
+    codes = finish(start(ranks, folder, *overrides, **options))
+    assert all(code != 0 for code in codes) if fails else not any(codes), output(folder)
+    return output(folder)

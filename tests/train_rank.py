@@ -1,0 +1,93 @@
+"""One rank of a run, started by `tests.ranks`: the real training entry, with notes of what it does and disturbances."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.runs import config_for
+
+import vapo.module
+from vapo.models.sharding import full
+from vapo.module import RLModule
+from vapo.ranks import barrier, rank
+from vapo.run.training import train
+from vapo.types import Batch, Rollout
+
+
+def note_gradients(folder: Path) -> None:
+    """Saves whole gradients before every update, as `<number>_<network>.pt`, and the weights after the last."""
+    original, numbers = RLModule.apply_gradient, iter(range(10**6))
+
+    def apply(self: RLModule, name: str, minibatch: Batch) -> None:
+        gradients = {n: full(p.grad).clone() for n, p in self.networks[name].named_parameters() if p.grad is not None}
+        if rank() == 0:
+            torch.save(gradients, folder / f"{next(numbers):03d}_{name}.pt")
+        original(self, name, minibatch)
+
+    RLModule.apply_gradient = apply  # type: ignore[method-assign]
+
+
+def replay(file: Path) -> None:
+    """Rollouts come from `file`, or go there if it is not there yet: sampled tokens differ once weights do in the last digit."""
+    original = vapo.module.collect
+    recorded: list[list[Rollout]] | None = torch.load(file, weights_only=False) if file.exists() else None
+    made: list[list[Rollout]] = []
+
+    def collect(*args: Any) -> list[Rollout]:
+        if recorded is not None:
+            return recorded.pop(0)
+        made.append(original(*args))
+        torch.save(made, file)
+        return made[-1]
+
+    vapo.module.collect = collect
+
+
+def poison(at_rank: int) -> None:
+    """A NaN in the loss of one rank's micro-batch, in the first update of the actor."""
+    original = RLModule.backward_actor
+
+    def backward(self: RLModule, minibatch: Batch) -> None:
+        if rank() == at_rank and self.actor_updates == 0:
+            assert minibatch.advantage_R is not None
+            minibatch = minibatch.with_(advantage_R=minibatch.advantage_R * float("nan"))
+        original(self, minibatch)
+
+    RLModule.backward_actor = backward  # type: ignore[method-assign]
+
+
+def note_start(file: Path) -> None:
+    """Saves whole weights and optimizer states as they are before the first update of this process."""
+    original = RLModule.improve
+
+    def improve(self: RLModule, batch: Batch) -> None:
+        if not file.exists():
+            state: dict[str, Any] = {name: full(tensor).clone() for name, tensor in self.state_dict().items()}
+            for network, optimizer in self.raw_optimizers.items():
+                names = [name for name, _ in self.networks[network].named_parameters()]
+                for number, entries in optimizer.state_dict()["state"].items():
+                    state |= {f"{network}.{names[number]}.{key}": full(value).clone() for key, value in entries.items()}
+            barrier()
+            if rank() == 0:
+                torch.save(state, file)
+            barrier()
+        original(self, batch)
+
+    RLModule.improve = improve  # type: ignore[method-assign]
+
+
+def main(options: dict[str, Any]) -> None:
+    folder = Path(options["folder"])
+    torch.set_num_threads(1)
+    if "gradients" in options:
+        note_gradients(Path(options["gradients"]))
+    if "start" in options:
+        note_start(Path(options["start"]))
+    if "replay" in options:
+        replay(Path(options["replay"]))
+    if "poison" in options:
+        poison(options["poison"])
+    latest = train(config_for(folder, *options["overrides"]))
+    if rank() == 0:
+        (folder / "latest.json").write_text(json.dumps(latest))

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from tests.runs import config_for
+from torch.distributed.checkpoint import FileSystemWriter
 
 import vapo.module
 from vapo.models.sharding import full
 from vapo.module import RLModule
-from vapo.ranks import barrier, rank
+from vapo.ranks import rank
 from vapo.run.training import train
 from vapo.types import Batch, Rollout
 
@@ -57,24 +58,41 @@ def poison(at_rank: int) -> None:
     RLModule.backward_actor = backward  # type: ignore[method-assign]
 
 
-def note_start(file: Path) -> None:
-    """Saves whole weights and optimizer states as they are before the first update of this process."""
-    original = RLModule.improve
+def note_state(file: Path, when: str) -> None:
+    """Saves whole weights and optimizer states: before the first update of this process (start) or when training ends (end)."""
+
+    def save(module: RLModule) -> None:
+        state: dict[str, Any] = {name: full(tensor).clone() for name, tensor in module.state_dict().items()}
+        for network, optimizer in module.raw_optimizers.items():
+            names = [name for name, _ in module.networks[network].named_parameters()]
+            for number, entries in optimizer.state_dict()["state"].items():
+                state |= {f"{network}.{names[number]}.{key}": full(value).clone() for key, value in entries.items()}
+        if rank() == 0:
+            torch.save(state, file)
+
+    original, done = RLModule.improve, []
 
     def improve(self: RLModule, batch: Batch) -> None:
-        if not file.exists():
-            state: dict[str, Any] = {name: full(tensor).clone() for name, tensor in self.state_dict().items()}
-            for network, optimizer in self.raw_optimizers.items():
-                names = [name for name, _ in self.networks[network].named_parameters()]
-                for number, entries in optimizer.state_dict()["state"].items():
-                    state |= {f"{network}.{names[number]}.{key}": full(value).clone() for key, value in entries.items()}
-            barrier()
-            if rank() == 0:
-                torch.save(state, file)
-            barrier()
+        if when == "start" and not done:
+            save(self)
+            done.append(True)
         original(self, batch)
+        if when == "end" and self.is_last_step:
+            save(self)
 
     RLModule.improve = improve  # type: ignore[method-assign]
+
+
+def fill_disk(rl_step: int) -> None:
+    """Rank 1 finds no room for its part of the checkpoint after this RL step."""
+    original = FileSystemWriter.write_data
+
+    def write_data(self: FileSystemWriter, *args: Any) -> Any:
+        if rank() == 1 and f"step_{rl_step:06d}" in str(self.path):
+            raise OSError(28, "No space left on device")
+        return original(self, *args)
+
+    FileSystemWriter.write_data = write_data  # type: ignore[method-assign]
 
 
 def main(options: dict[str, Any]) -> None:
@@ -82,8 +100,11 @@ def main(options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if "gradients" in options:
         note_gradients(Path(options["gradients"]))
-    if "start" in options:
-        note_start(Path(options["start"]))
+    for when in ("start", "end"):
+        if when in options:
+            note_state(Path(options[when]), when)
+    if "full_disk_at" in options:
+        fill_disk(options["full_disk_at"])
     if "replay" in options:
         replay(Path(options["replay"]))
     if "poison" in options:

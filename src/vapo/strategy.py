@@ -1,7 +1,8 @@
 """Lightning's strategies for several ranks, as this project needs them: collectives on CPU and GPU, exact sharded checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
@@ -75,17 +77,19 @@ class FSDP2(ModelParallelStrategy):
             path.mkdir(parents=True, exist_ok=True)
             torch.save(checkpoint, path / REST)
         self.barrier()
-        if self.asynchronous_checkpoints:
-            self._writers = self._writers or dist.new_group(backend="gloo")
-            self._writing = dcp.async_save(state, checkpoint_id=path, process_group=self._writers)  # type: ignore[assignment]
-        else:
-            dcp.save(state, checkpoint_id=path)
+        with _plain_errors():
+            if self.asynchronous_checkpoints:
+                self._writers = self._writers or dist.new_group(backend="gloo")
+                self._writing = dcp.async_save(state, checkpoint_id=path, process_group=self._writers)  # type: ignore[assignment]
+            else:
+                dcp.save(state, checkpoint_id=path)
 
     def finish_saving(self) -> None:
         """Waits until the last checkpoint is written."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            with _plain_errors():
+                writing.result()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Fills networks and optimizers in place, on any number of ranks, and returns the rest."""
@@ -103,6 +107,15 @@ class FSDP2(ModelParallelStrategy):
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Nothing: `load_checkpoint` has done it."""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What torch raises when a rank cannot write is no Exception, and holds every rank's traceback."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise OSError("; ".join(f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items())) from error
 
 
 def _memory_for(name: str, optimizer: Optimizer, path: Path) -> dict[str, dict[str, Tensor]]:

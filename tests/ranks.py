@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,30 +21,55 @@ server.set_forkserver_preload(["tests.train_rank"])
 
 def start(ranks: int, folder: Path, *overrides: str, **options: Any) -> list[BaseProcess]:
     """Ranks that run `tests.train_rank.main`; what each prints goes to `rank_<i>.log` in the folder."""
+    given = {"folder": str(folder), "overrides": [*overrides, f"trainer.devices={ranks}"], **options}
+    return start_function(ranks, folder, train_rank, json.dumps(given, default=str))
+
+
+def start_function(ranks: int, folder: Path, function: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
+    """Ranks that call a function of a module."""
     folder.mkdir(parents=True, exist_ok=True)
-    given = json.dumps({"folder": str(folder), "overrides": [*overrides, f"trainer.devices={ranks}"], **options}, default=str)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [server.Process(target=_run, args=(rank, ranks, port, folder, given)) for rank in range(ranks)]
+    processes = [server.Process(target=_run, args=(rank, ranks, port, folder, function, arguments)) for rank in range(ranks)]
     for process in processes:
         process.start()
     return processes
 
 
-def _run(rank: int, ranks: int, port: int, folder: Path, given: str) -> None:
+def _run(rank: int, ranks: int, port: int, folder: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
     log = os.open(folder / f"rank_{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from tests.train_rank import main
-
     try:
-        main(json.loads(given))
+        function(*arguments)
     finally:
         sys.stdout.flush()
+
+
+def train_rank(given: str) -> None:
+    from tests.train_rank import main
+
+    main(json.loads(given))
+
+
+def in_a_group(function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function with its process group made, for what does not train."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    function(*arguments)
+    torch.distributed.destroy_process_group()
+
+
+def run_on_ranks(ranks: int, folder: Path, function: Callable[..., None], *arguments: Any) -> None:
+    """`function(folder, *arguments)` on each rank of a process group."""
+    codes = finish(start_function(ranks, folder, in_a_group, function, folder, *arguments))
+    assert not any(codes), output(folder)
 
 
 def finish(processes: list[BaseProcess], timeout: float = 240.0) -> list[int]:

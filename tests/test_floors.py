@@ -29,6 +29,7 @@ FLOORS = [  # our packages, then the libraries let in
         "vapo.run_state",
         "vapo.networks",
         "vapo.strategy",
+        "vapo.experience",
         "lightning",
         "torchmetrics",
     ],

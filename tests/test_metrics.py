@@ -101,6 +101,7 @@ def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
         micro_batches=lambda batch, train: micro_batches(batch, 40),
         manual_backward=lambda loss: loss.backward(),
         **dict.fromkeys(("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled"), 1),
+        policy_age=0,
     )
     RLModule.backward_critic(module, annotated)
     RLModule.backward_actor(module, annotated)

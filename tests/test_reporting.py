@@ -17,7 +17,7 @@ def report(rollouts, batch, **switches):
         metrics=StepMetrics(),
         algorithm=ActorCritic(**switches),
         raw_optimizers={name: SimpleNamespace(param_groups=[{"lr": lr}]) for name, lr in (("actor", 1e-3), ("critic", 2e-3))},
-        **{"rl_step": 7, "policy_step": 5, "actor_updates": 10, "critic_updates": 14, "rollouts_sampled": 56},
+        **{"rl_step": 7, "policy_step": 5, "actor_updates": 10, "critic_updates": 14, "rollouts_sampled": 56, "policy_age": 0},
     )
     report_step(module, rollouts, batch)
     return module.metrics.flush()
@@ -58,6 +58,7 @@ def test_rollouts(rollouts, annotated):
         "clock/actor_updates": 10,
         "clock/critic_updates": 14,
         "clock/rollouts": 56,
+        "clock/policy_age": 0,
         "actor/learning_rate": 1e-3,
         "critic/learning_rate": 2e-3,
     }

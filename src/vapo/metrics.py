@@ -57,6 +57,7 @@ GAUGES = (
     "clock/actor_updates",
     "clock/critic_updates",
     "clock/rollouts",
+    "clock/policy_age",
 )
 
 

@@ -10,21 +10,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import ActorCritic, PolicyGradient
-from vapo.metrics import PhaseClock
+from vapo.experience import Experience
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.sharding import Sharding
-from vapo.networks import Networks
-from vapo.ranks import sum_over_ranks, world_size
+from vapo.ranks import world_size
 from vapo.reporting import report_step
 from vapo.rollout.collate import collate
-from vapo.rollout.collect import collect
-from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
 
-class RLModule(Networks):
+class RLModule(Experience):
     """Actor and critic under manual optimization. Its clock is the RL step: one batch of prompts, several updates of each network.
 
     Networks and engine are built in `configure_model`, which Lightning calls where their parameters belong.
@@ -38,6 +35,7 @@ class RLModule(Networks):
         tokenizer: PreTrainedTokenizerBase,
         engine: Callable[..., Engine],
         sampling: SamplingParams,
+        ahead: int,
         actor_optimizer: Callable[..., Optimizer],
         critic_optimizer: Callable[..., Optimizer],
         actor_schedule: Callable[[Optimizer], LambdaLR],
@@ -54,6 +52,7 @@ class RLModule(Networks):
     ) -> None:
         """
         Args:
+            ahead: see `Experience`.
             policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
             minibatch_rollouts: rollouts per optimizer step; must divide the rollouts of a step.
             microbatch_tokens: most padded tokens in one forward; memory only, it changes no result.
@@ -64,28 +63,15 @@ class RLModule(Networks):
             seed: of sampling and minibatch order.
         """
         optimizers = (actor_optimizer, critic_optimizer, actor_schedule, critic_schedule)
-        super().__init__(algorithm, actor, critic, engine, *optimizers, max_grad_norm, max_skipped_updates, sharding)
+        networks = (actor, critic, engine, *optimizers, max_grad_norm, max_skipped_updates, sharding)
+        super().__init__(algorithm, *networks, tokenizer=tokenizer, sampling=sampling, ahead=ahead, seed=seed)
         counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
         for name, value in {**counts, "value_pretraining_epochs": value_pretraining_epochs, "policy_steps": policy_steps}.items():
             if value < 1:
                 raise ValueError(f"module.{name} is {value}; set it to 1 or more")
-        if sampling.temperature == 0:
-            raise ValueError(
-                "rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0"
-            )
-        if algorithm.mismatch is not None and sampling.top_p < 1:
-            raise ValueError(
-                f"algorithm.mismatch compares whole distributions, but rollout.sampling.top_p is {sampling.top_p}: set it to 1, or "
-                "algorithm.mismatch to null"
-            )
-        self.sampling, self.tokenizer = sampling, tokenizer
         self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
-        self.epochs, self.value_pretraining_epochs, self.seed = epochs, value_pretraining_epochs, seed
-        self.actor_frozen = False  # set by the ValuePretraining callback
+        self.epochs, self.value_pretraining_epochs = epochs, value_pretraining_epochs
         self.actor_trained = False  # in the last step
-        self.clock = PhaseClock()
-        self.sampled: list[Rollout] = []  # all rollouts of the last step
-        self.rollouts: list[Rollout] = []  # those of them that trained: all, but with dynamic sampling
         self.batch: Batch | None = None
         self.latest: dict[str, float] = {}  # newest value of every metric, for people
 
@@ -98,22 +84,6 @@ class RLModule(Networks):
         self.improve(batch)
         self.report(batch)
 
-    def collect(self, prompts: Sequence[Prompt]) -> list[Rollout]:
-        """Group-samples responses with the current policy and verifies them; dynamic sampling goes on until enough are mixed."""
-        datamodule, algorithm = self.trainer.datamodule, self.algorithm  # type: ignore[attr-defined]
-
-        def draw(number: int) -> list[Rollout]:
-            drawn = prompts if number == 0 else datamodule.draw(number)
-            return self.sample(drawn, datamodule.group_size, self.sampling, self.seed, self.rl_step, "rollout")
-
-        if not algorithm.dynamic_sampling or self.actor_frozen:
-            self.sampled = self.rollouts = draw(0)
-        else:
-            self.rollouts, self.sampled = dynamic_sampling(
-                draw, datamodule.group_size, datamodule.prompts_per_step, algorithm.max_draws
-            )
-        return self.rollouts
-
     @torch.no_grad()
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
@@ -123,7 +93,9 @@ class RLModule(Networks):
                 batch = batch.with_(value_R=self.per_token(batch, self.critic))
             if self.algorithm.needs_reference:
                 batch = batch.with_(reference_logprob_R=self.per_token(batch, partial(self._logprob, self.reference)))
-            if not self.actor_frozen:
+            if self.policy_age > 0:  # the actor has moved since: only the engine knows what it sampled from
+                batch = batch.with_(old_logprob_R=batch.sampler_logprob_R)
+            elif not self.actor_frozen:
                 batch = batch.with_(old_logprob_R=self.per_token(batch, partial(self._logprob, self.actor)))
         return batch
 
@@ -192,20 +164,6 @@ class RLModule(Networks):
 
     # --- pieces --------------------------------------------------------------------------------------------------------
 
-    def sample(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int, phase: str
-    ) -> list[Rollout]:
-        """Rollouts of the current policy; `phase` names where their time is counted."""
-        if self.engine.weights_version != self.actor_updates:
-            with self.clock.phase("sync"):
-                for name, value in self.engine.load_weights(self.actor, self.actor_updates).items():
-                    self.metrics.mean(name, value)
-        verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
-        with self.clock.phase(phase), self.trainer.precision_plugin.forward_context():  # also where Lightning has not set it
-            rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)
-        self.clock.tokens[phase] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
-        return rollouts
-
     def record(self, metrics: dict[str, float]) -> None:
         """Logs metrics at the current RL step at once, so that a checkpoint never knows of more than the logs do."""
         for logger in self.trainer.loggers:
@@ -217,15 +175,6 @@ class RLModule(Networks):
         """Shuffled indices of the rollouts, `minibatch_rollouts` at a time; the order depends on (seed, RL step, epoch) only."""
         key = torch.Generator().manual_seed(hash((self.seed, self.rl_step, epoch)) % 2**63)
         return torch.randperm(rollouts, generator=key).split(self.minibatch_rollouts)
-
-    def per_token(self, batch: Batch, forward: Callable[[MicroBatch], Tensor]) -> Tensor:
-        """Applies `forward` to micro-batches, each rank to its own, and joins the results in the order of the flat tokens."""
-        pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
-        for micro in self.micro_batches(batch):
-            x_R = forward(micro).float().cpu()
-            for row, x_T in zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False):
-                pieces[row] = x_T
-        return sum_over_ranks(torch.cat(pieces))
 
     def _logprob(self, policy: Actor, micro: MicroBatch) -> Tensor:
         logprob_R: Tensor = policy(micro, self.sampling.temperature)[0]

@@ -18,8 +18,9 @@ from vapo.algorithms import PolicyGradient
 from vapo.metrics import StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.models.sharding import Sharding, full
-from vapo.ranks import gather_lists, rank, world_size
+from vapo.models.sharding import Sharding, full, is_sharded
+from vapo.ranks import gather_lists, rank, sum_over_ranks, world_size
+from vapo.rollout.ahead import Ahead
 from vapo.rollout.collate import micro_batches
 from vapo.rollout.engine import Engine
 from vapo.run_state import random_state, restore_random_state
@@ -46,6 +47,8 @@ class Networks(LightningModule):
     critic: Critic
     reference: Actor
     microbatch_tokens: int  # most padded tokens in one forward
+    run_ahead: bool
+    ahead: Ahead
 
     def __init__(
         self,
@@ -110,6 +113,15 @@ class Networks(LightningModule):
                 self._set_gradient_sync(self.networks[train], number == len(pieces))
             yield micro
 
+    def per_token(self, batch: Batch, forward: Callable[[MicroBatch], Tensor]) -> Tensor:
+        """Applies `forward` to micro-batches, each rank to its own, and joins the results in the order of the flat tokens."""
+        pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
+        for micro in self.micro_batches(batch):
+            x_R = forward(micro).float().cpu()
+            for row, x_T in zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False):
+                pieces[row] = x_T
+        return sum_over_ranks(torch.cat(pieces))
+
     def _set_gradient_sync(self, network: nn.Module, last: bool) -> None:
         if isinstance(network, FSDPModule):
             network.set_requires_gradient_sync(last or not self.sharding.defer_gradient_sync)
@@ -151,6 +163,10 @@ class Networks(LightningModule):
             if self.algorithm.needs_reference:
                 self.reference = self.make_actor(**placed).eval().requires_grad_(False)
             self.engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
+            if self.run_ahead and not (self.engine.own_weights or is_sharded(self.actor)):
+                raise ValueError(
+                    "rollout.ahead=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
+                )
 
     def configure_optimizers(self) -> Any:
         # actor first, critic second: the order is the key under which checkpoints keep them
@@ -164,10 +180,14 @@ class Networks(LightningModule):
         return batch  # prompts are plain values; the engine moves what it needs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {"random_states": gather_lists([random_state()])}
+        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {
+            "random_states": gather_lists([random_state()]),
+            "ahead": self.ahead.state_dict(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = dict(checkpoint["vapo"])
+        self.ahead.load_state_dict(saved.pop("ahead"))
         states = saved.pop("random_states")
         self._random_state = states[rank()] if len(states) == world_size() else None  # of other ranks, none fits
         for name, value in saved.items():

@@ -26,7 +26,7 @@ def report_step(module: RLModule, sampled: list[Rollout], batch: Batch) -> None:
     assert batch.advantage_R is not None
     metrics.mean("advantage/abs_mean", batch.advantage_R.abs().sum(), tokens)
     metrics.mean("actor/positive_token_fraction", batch.response_length_B[batch.correct_B].sum(), tokens)
-    if batch.old_logprob_R is not None:
+    if batch.old_logprob_R is not None and module.policy_age == 0:  # else they are the same numbers
         metrics.mean("engine/logprob_gap_mean", (batch.old_logprob_R - batch.sampler_logprob_R).abs().sum(), tokens)
     if isinstance(module.algorithm, ActorCritic):
         report_critic(module, module.algorithm, batch)
@@ -35,6 +35,7 @@ def report_step(module: RLModule, sampled: list[Rollout], batch: Batch) -> None:
     metrics.gauge("clock/actor_updates", module.actor_updates)
     metrics.gauge("clock/critic_updates", module.critic_updates)
     metrics.gauge("clock/rollouts", module.rollouts_sampled)
+    metrics.gauge("clock/policy_age", module.policy_age)
     for name, optimizer in module.raw_optimizers.items():
         metrics.gauge(f"{name}/learning_rate", optimizer.param_groups[0]["lr"])
 

@@ -1,7 +1,7 @@
 """Group sampling (technique 7): ask each prompt G times, number the groups, verify."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from transformers import PreTrainedTokenizerBase
@@ -28,8 +28,8 @@ def collect(
     seed: int,
     rl_step: int,
 ) -> list[Rollout]:
-    """Samples `group_size` responses to each prompt and verifies them, the early ones while others are generated. Each rank does
-    its share of the responses and gets all of them, so all ranks must call this alike.
+    """Samples `group_size` responses to each prompt and verifies them. Each rank does its share of the responses and gets all of
+    them, so all ranks must call this alike.
 
     Args:
         prompts: the P prompts of a step; the i-th makes group i, and its responses stay together.
@@ -39,6 +39,29 @@ def collect(
     Returns:
         B = P * G rollouts, prompt after prompt. A response cut at the length limit has no end, so it is NO_ANSWER unverified.
     """
+    return join(lambda: collect_share(prompts, group_size, engine, sampling, tokenizer, verifier, seed, rl_step), verifier)
+
+
+def join(work: Callable[[], list[Rollout]], verifier: Verifier) -> list[Rollout]:
+    """All ranks' rollouts on every rank; `work` gives this rank's, of `collect_share`."""
+    with together():
+        part = work()
+    rollouts = gather_lists(part)
+    check_faults(rollouts, verifier)
+    return rollouts
+
+
+def collect_share(
+    prompts: Sequence[Prompt],
+    group_size: int,
+    engine: Engine,
+    sampling: SamplingParams,
+    tokenizer: PreTrainedTokenizerBase,
+    verifier: Verifier,
+    seed: int,
+    rl_step: int,
+) -> list[Rollout]:
+    """This rank's part of `collect`, without talking to the others; early responses are verified while others are generated."""
     asked = [(group, sample) for group in range(len(prompts)) for sample in range(group_size)]
     asked = asked[share(len(asked))]
     requests = [
@@ -53,13 +76,10 @@ def collect(
             verdicts[i] = verifier.submit(texts[i], prompts[asked[i][0]].reference)
 
     rollouts = []
-    with together():
-        for i, completion in enumerate(engine.generate(requests, sampling, score)):
-            verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
-            group = asked[i][0]
-            rollouts.append(Rollout(prompts[group], group, completion, texts[i], verdict))
-    rollouts = gather_lists(rollouts)
-    check_faults(rollouts, verifier)
+    for i, completion in enumerate(engine.generate(requests, sampling, score)):
+        verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
+        group = asked[i][0]
+        rollouts.append(Rollout(prompts[group], group, completion, texts[i], verdict))
     return rollouts
 
 

@@ -14,6 +14,7 @@ def ignore(index: int, completion: Completion) -> None:
 class Engine(Protocol):
     """Token ids in, token ids and the sampler's log-probabilities out."""
 
+    own_weights: bool  # whether it goes on generating with the weights it was given while the actor trains
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:

@@ -47,6 +47,8 @@ def check_version() -> None:
 class VLLMEngine:
     """`Engine` with weights, memory and scheduler of its own."""
 
+    own_weights = True
+
     def __init__(
         self,
         eos_token_ids: Sequence[int],

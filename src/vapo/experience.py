@@ -1,6 +1,7 @@
 """Where a step's rollouts come from: sampled by the policy, verified, and if wanted made one step ahead."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -82,7 +83,12 @@ class Experience(Networks):
         """Rollouts of the current policy; `phase` names where their time is counted."""
         self.sync()
         verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
-        with self.clock.phase(phase), self.trainer.precision_plugin.forward_context():  # also where Lightning has not set it
+        needed = nullcontext() if self.engine.own_weights else self.at_hand("actor")
+        with (
+            needed,
+            self.clock.phase(phase),
+            self.trainer.precision_plugin.forward_context(),
+        ):  # also where Lightning has not set it
             rollouts = collect(prompts, group_size, self.engine, sampling, self.tokenizer, verifier, seed, rl_step)
         self.clock.tokens[phase] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
         return rollouts
@@ -91,14 +97,14 @@ class Experience(Networks):
         """Gives the engine the actor's weights, if it has others."""
         self.ahead.wait()
         if self.engine.weights_version != self.actor_updates:
-            with self.clock.phase("sync"):
+            with self.clock.phase("sync"), self.at_hand("actor"):
                 for name, value in self.engine.load_weights(self.actor, self.actor_updates).items():
                     self.metrics.mean(name, value)
 
     def take_ahead(self) -> list[Rollout] | None:
         """This step's rollouts, if the last step had them made."""
         with self.clock.phase("rollout"):
-            rollouts = self.ahead.take(self.trainer.datamodule.verifier)  # type: ignore[attr-defined]
+            rollouts = self.ahead.take(self.engine, self.trainer.datamodule.verifier)  # type: ignore[attr-defined]
         if rollouts is not None:
             self.policy_age = 1
             self.clock.tokens["rollout"] += sum(len(rollout.completion.token_ids) for rollout in rollouts)

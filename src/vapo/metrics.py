@@ -136,17 +136,22 @@ class StepMetrics:
 
 
 class PhaseClock:
-    """Wall time and tokens of the phases of a step. Outside of any metric: time is not reproducible."""
+    """Wall time, tokens and, on a GPU, peak memory of the phases of a step. Outside of any metric: time is not reproducible."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.tokens: dict[str, int] = {}
+        self.peak_bytes: dict[str, int] = {}
 
     @contextmanager
     def phase(self, name: str, tokens: int = 0) -> Iterator[None]:
         started = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self.tokens[name] = self.tokens.get(name, 0) + tokens
+            if torch.cuda.is_available():
+                self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), torch.cuda.max_memory_allocated())

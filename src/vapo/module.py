@@ -47,6 +47,7 @@ class RLModule(Experience):
         value_pretraining_epochs: int,
         max_grad_norm: float | None,
         max_skipped_updates: int,
+        offload: bool,
         sharding: Sharding,
         seed: int,
     ) -> None:
@@ -59,11 +60,12 @@ class RLModule(Experience):
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
             max_grad_norm: gradients of each network are scaled down to this norm; None for no clipping.
             max_skipped_updates: updates in a row whose gradient was not finite, and which were dropped; one more stops the run.
+            offload: networks and optimizers that are not in use wait in the memory of the CPU.
             sharding: of networks over ranks, where the trainer shards.
             seed: of sampling and minibatch order.
         """
         optimizers = (actor_optimizer, critic_optimizer, actor_schedule, critic_schedule)
-        networks = (actor, critic, engine, *optimizers, max_grad_norm, max_skipped_updates, sharding)
+        networks = (actor, critic, engine, *optimizers, max_grad_norm, max_skipped_updates, offload, sharding)
         super().__init__(algorithm, *networks, tokenizer=tokenizer, sampling=sampling, ahead=ahead, seed=seed)
         counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
         for name, value in {**counts, "value_pretraining_epochs": value_pretraining_epochs, "policy_steps": policy_steps}.items():
@@ -87,33 +89,38 @@ class RLModule(Experience):
     @torch.no_grad()
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
+        if not self.run_ahead:
+            self.engine.rest()
         batch = collate(rollouts)
         with self.clock.phase("annotate", len(batch.token_N)):
             if self.algorithm.needs_critic:
-                batch = batch.with_(value_R=self.per_token(batch, self.critic))
+                with self.at_hand("critic"):
+                    batch = batch.with_(value_R=self.per_token(batch, self.critic))
             if self.algorithm.needs_reference:
-                batch = batch.with_(reference_logprob_R=self.per_token(batch, partial(self._logprob, self.reference)))
+                with self.at_hand("reference"):
+                    batch = batch.with_(reference_logprob_R=self.per_token(batch, partial(self._logprob, self.reference)))
             if self.policy_age > 0:  # the actor has moved since: only the engine knows what it sampled from
                 batch = batch.with_(old_logprob_R=batch.sampler_logprob_R)
             elif not self.actor_frozen:
-                batch = batch.with_(old_logprob_R=self.per_token(batch, partial(self._logprob, self.actor)))
+                with self.at_hand("actor"):
+                    batch = batch.with_(old_logprob_R=self.per_token(batch, partial(self._logprob, self.actor)))
         return batch
 
     def improve(self, batch: Batch) -> None:
-        """Updates critic, then actor, on each minibatch; only the critic while the actor is frozen (technique 1)."""
-        for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
-            for index_B in self.minibatches(len(batch), epoch):
-                minibatch = batch.select(index_B)
-                if self.algorithm.needs_critic:
-                    with self.clock.phase("critic_update", len(minibatch.token_N)):
-                        self.backward_critic(minibatch)
-                        self.apply_gradient("critic", minibatch)
-                        self.critic_updates += 1
-                if not self.actor_frozen:
-                    with self.clock.phase("actor_update", len(minibatch.token_N)):
-                        self.backward_actor(minibatch)
-                        self.apply_gradient("actor", minibatch)
-                        self.actor_updates += 1
+        """Updates the critic on each minibatch, then the actor; only the critic while the actor is frozen (technique 1). Neither
+        update reads what the other changes, so each network works through the batch alone."""
+        epochs = self.value_pretraining_epochs if self.actor_frozen else self.epochs
+        backward = {"critic": self.backward_critic} if self.algorithm.needs_critic else {}
+        backward |= {} if self.actor_frozen else {"actor": self.backward_actor}
+        for name, accumulate_gradient in backward.items():
+            with self.at_hand(name):
+                for epoch in range(epochs):
+                    for index_B in self.minibatches(len(batch), epoch):
+                        minibatch = batch.select(index_B)
+                        with self.clock.phase(f"{name}_update", len(minibatch.token_N)):
+                            accumulate_gradient(minibatch)
+                            self.apply_gradient(name, minibatch)
+                        setattr(self, f"{name}_updates", getattr(self, f"{name}_updates") + 1)
         self.rl_step += 1
         self.policy_step += not self.actor_frozen
         self.actor_trained = not self.actor_frozen

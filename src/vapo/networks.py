@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Networks(LightningModule):
         critic_schedule: Callable[[Optimizer], LambdaLR],
         max_grad_norm: float | None,
         max_skipped_updates: int,
+        offload: bool,
         sharding: Sharding,
     ) -> None:
         super().__init__()
@@ -75,6 +77,7 @@ class Networks(LightningModule):
         self.make_optimizers = {"actor": actor_optimizer, "critic": critic_optimizer}
         self.make_schedules = {"actor": actor_schedule, "critic": critic_schedule}
         self.max_grad_norm, self.max_skipped_updates, self.sharding = max_grad_norm, max_skipped_updates, sharding
+        self.offload = offload
         self.skipped = {"actor": 0, "critic": 0}  # updates in a row
         self.metrics = StepMetrics()
         self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = self.rollouts_sampled = 0  # finished ones
@@ -127,6 +130,23 @@ class Networks(LightningModule):
             network.set_requires_gradient_sync(last or not self.sharding.defer_gradient_sync)
         elif self._trainer is not None and isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.trainer.strategy.model.require_backward_grad_sync = last  # type: ignore[assignment]
+
+    @contextmanager
+    def at_hand(self, name: str) -> Iterator[None]:
+        """If `offload` keeps them away, the `actor`, `critic` or `reference` and its optimizer are on the device meanwhile."""
+        if self.offload:
+            self._move(name, self.device)
+        try:
+            yield
+        finally:
+            if self.offload:
+                self._move(name, torch.device("cpu"))
+
+    def _move(self, name: str, device: torch.device) -> None:
+        getattr(self, name).to(device)
+        if name in self.networks and self._trainer is not None:
+            for state in self.raw_optimizers[name].state.values():
+                state |= {key: x.to(device) for key, x in state.items() if isinstance(x, Tensor) and x.dim() > 0}
 
     def apply_gradient(self, name: str, minibatch: Batch) -> None:
         """Clips and applies the accumulated gradient of the `actor` or the `critic`. One that is not finite on any rank is dropped
@@ -182,7 +202,7 @@ class Networks(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {
             "random_states": gather_lists([random_state()]),
-            "ahead": self.ahead.state_dict(),
+            "ahead": self.ahead.state_dict(self.engine),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -196,6 +216,9 @@ class Networks(LightningModule):
     def on_train_start(self) -> None:
         for name, optimizer in self.raw_optimizers.items():
             apply_configuration(optimizer, self.schedules[name])
+        if self.offload:
+            for name in (*self.networks, *(("reference",) if self.algorithm.needs_reference else ())):
+                self._move(name, torch.device("cpu"))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._random_state is not None:  # only here: making the loader's iterator draws a random number

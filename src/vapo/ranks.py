@@ -21,9 +21,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(size: int) -> slice:
-    """This rank's contiguous part of `size` things; parts differ by at most one and follow each other in the order of ranks."""
-    return slice(size * rank() // world_size(), size * (rank() + 1) // world_size())
+def share(size: int, ranks_together: int = 1) -> slice:
+    """This rank's contiguous part of `size` things; parts differ by at most one and follow each other in the order of ranks.
+
+    Args:
+        ranks_together: neighbours that do the same part; divides the number of ranks.
+    """
+    part, parts = rank() // ranks_together, world_size() // ranks_together
+    return slice(size * part // parts, size * (part + 1) // parts)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

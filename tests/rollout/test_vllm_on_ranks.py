@@ -8,17 +8,21 @@ import pandas as pd
 import pytest
 import torch
 from tests.ranks import SETTINGS, SHARDED, output, run_on_ranks, train_on_ranks
-from tests.runs import metrics
+from tests.runs import CONFIGS, metrics
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from vapo.models.actor import Actor
+from vapo.data.prompts import SumsPrompts
+from vapo.models.actor import Actor, load_tokenizer
 from vapo.models.export import merged_weights
 from vapo.models.sharding import Sharding
+from vapo.rollout.collect import collect
 from vapo.types import Request, SamplingParams
+from vapo.verifiers.sums import SumsVerifier
 
 pytestmark = [pytest.mark.vllm, pytest.mark.distributed]
 pytest.importorskip("vllm", reason="make test-vllm has an environment with vLLM")
 
+MINI = str(Path(CONFIGS).parent / "src" / "vapo" / "assets" / "mini" / "base")
 VLLM = ("rollout=vllm", "rollout.engine.kv_cache_mib=64", "rollout.engine.max_tokens=512", "rollout.engine.max_probe_gap=1e-4")
 
 
@@ -83,3 +87,29 @@ def test_two_ranks_with_vllm_train_as_one(tmp_path: Path) -> None:
         said = train_on_ranks(ranks, tmp_path / str(ranks), *SETTINGS, *VLLM, *trainer)
         assert "tokens" in said, output(tmp_path)
     pd.testing.assert_frame_equal(metrics(tmp_path / "1"), metrics(tmp_path / "2"), rtol=1e-3, atol=1e-3)
+
+
+def shared_engine(folder: Path) -> None:
+    """Two ranks hold one engine together: half of each matrix on each."""
+    from vapo.rollout.vllm_engine import VLLMEngine
+
+    sharding = Sharding("float32")
+    actor = Actor.from_pretrained(MINI, mesh=sharding.mesh("cpu", 2), sharding=sharding)
+    engine = VLLMEngine([1], MINI, max_tokens=512, kv_cache_mib=64, max_batch=8, tensor_parallel=2)
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.mul_(1.01)
+    gap = engine.load_weights(actor, 1)["engine/probe_gap_max"]
+    source = SumsPrompts(load_tokenizer(MINI), "{problem}:", 4, 9)
+    sampling = SamplingParams(max_new_tokens=30)
+    rollouts = collect(
+        [source.prompt(i, 0) for i in range(3)], 2, engine, sampling, load_tokenizer(MINI), SumsVerifier(), seed=0, rl_step=0
+    )
+    torch.save({"gap": gap, "tokens": [r.completion.token_ids for r in rollouts]}, folder / f"{torch.distributed.get_rank()}.pt")
+
+
+def test_an_engine_over_two_ranks_samples_as_one_rank_does(tmp_path: Path) -> None:
+    run_on_ranks(2, tmp_path, shared_engine)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert ranks[0]["gap"] < 1e-4 and ranks[0]["tokens"] == ranks[1]["tokens"]
+    assert len(ranks[0]["tokens"]) == 6 and len(set(ranks[0]["tokens"])) > 3

@@ -98,7 +98,8 @@ class CreditAssignment(Callback):
     def _measure(self, module: RLModule) -> None:
         if self._batch is None:
             return
-        value_R = module.per_token(self._batch, module.critic)
+        with module.at_hand("critic"):
+            value_R = module.per_token(self._batch, module.critic)
         batch = module.algorithm.credit(self._batch.with_(value_R=value_R))
         assert batch.advantage_R is not None
         lengths = batch.response_length_B.tolist()

@@ -10,7 +10,7 @@ from vapo.module import RLModule
 
 
 class Throughput(Callback):
-    """Logs `time/<phase>_seconds`, `speed/<phase>_tokens_per_second` and `memory/peak_gib` after each RL step."""
+    """Logs `time/<phase>_seconds`, `speed/<phase>_tokens_per_second`, `memory/peak_gib`; on a GPU `memory/<phase>_peak_gib`."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
         clock, values = pl_module.clock, {}
@@ -18,9 +18,10 @@ class Throughput(Callback):
             values[f"time/{phase}_seconds"] = seconds
             if clock.tokens[phase] > 0:
                 values[f"speed/{phase}_tokens_per_second"] = clock.tokens[phase] / seconds
-        clock.seconds, clock.tokens = {}, {}
-        if torch.cuda.is_available():
-            values["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        else:
+        for phase, peak in clock.peak_bytes.items():
+            values[f"memory/{phase}_peak_gib"] = peak / 2**30
+        values["memory/peak_gib"] = max(clock.peak_bytes.values(), default=0) / 2**30
+        if not torch.cuda.is_available():
             values["memory/peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        clock.seconds, clock.tokens, clock.peak_bytes = {}, {}, {}
         pl_module.record(values)

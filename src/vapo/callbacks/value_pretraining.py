@@ -112,7 +112,8 @@ class ValuePretraining(Callback):
     @torch.no_grad()
     def _explained_variance(self, module: RLModule) -> float:
         assert self._heldout is not None and isinstance(module.algorithm, ActorCritic)
-        value_R = module.per_token(self._heldout, module.critic)
+        with module.at_hand("critic"):
+            value_R = module.per_token(self._heldout, module.critic)
         return_R = module.algorithm.monte_carlo_return(self._heldout)
         sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
         return explained_variance(sums).item()

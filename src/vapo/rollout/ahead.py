@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from vapo.ranks import gather_lists
+from vapo.ranks import gather_lists, rank
 from vapo.rollout.collect import join
+from vapo.rollout.engine import Engine
 from vapo.types import Completion, Prompt, Rollout, Status, Verdict
 from vapo.verifiers.base import Verifier
 
@@ -31,14 +32,15 @@ class Ahead:
         if self._making is not None:
             self._making.exception()
 
-    def take(self, verifier: Verifier) -> list[Rollout] | None:
+    def take(self, engine: Engine, verifier: Verifier) -> list[Rollout] | None:
         """All ranks' rollouts, or None if none were started."""
         making, saved, self._making, self._saved = self._making, self._saved, None, None
-        return saved if making is None else join(making.result, verifier)
+        return saved if making is None else join(making.result, engine, verifier)
 
-    def state_dict(self) -> list[dict[str, Any]] | None:
+    def state_dict(self, engine: Engine) -> list[dict[str, Any]] | None:
         """Rollouts in the making, all ranks', as plain values; waits for them."""
-        rollouts = self._saved if self._making is None else gather_lists(self._making.result())
+        making = self._making
+        rollouts = self._saved if making is None else gather_lists(making.result() if rank() % engine.ranks_together == 0 else [])
         return None if rollouts is None else [_plain(rollout) for rollout in rollouts]
 
     def load_state_dict(self, state: list[dict[str, Any]] | None) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 from transformers import PreTrainedTokenizerBase
 
-from vapo.ranks import gather_lists, share, together
+from vapo.ranks import gather_lists, rank, share, together
 from vapo.rollout.engine import Engine
 from vapo.types import FAULTS, Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 from vapo.verifiers.base import Verifier
@@ -39,14 +39,14 @@ def collect(
     Returns:
         B = P * G rollouts, prompt after prompt. A response cut at the length limit has no end, so it is NO_ANSWER unverified.
     """
-    return join(lambda: collect_share(prompts, group_size, engine, sampling, tokenizer, verifier, seed, rl_step), verifier)
+    return join(lambda: collect_share(prompts, group_size, engine, sampling, tokenizer, verifier, seed, rl_step), engine, verifier)
 
 
-def join(work: Callable[[], list[Rollout]], verifier: Verifier) -> list[Rollout]:
+def join(work: Callable[[], list[Rollout]], engine: Engine, verifier: Verifier) -> list[Rollout]:
     """All ranks' rollouts on every rank; `work` gives this rank's, of `collect_share`."""
     with together():
         part = work()
-    rollouts = gather_lists(part)
+    rollouts = gather_lists(part if rank() % engine.ranks_together == 0 else [])
     check_faults(rollouts, verifier)
     return rollouts
 
@@ -63,7 +63,7 @@ def collect_share(
 ) -> list[Rollout]:
     """This rank's part of `collect`, without talking to the others; early responses are verified while others are generated."""
     asked = [(group, sample) for group in range(len(prompts)) for sample in range(group_size)]
-    asked = asked[share(len(asked))]
+    asked = asked[share(len(asked), engine.ranks_together)]
     requests = [
         Request(prompts[group].token_ids, sampling_seed(seed, rl_step, prompts[group].index, sample)) for group, sample in asked
     ]

@@ -52,6 +52,8 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
 class TorchEngine:
     """`Engine` that reads the actor's own weights, so loading them is free. Of a sharded actor it keeps a whole copy."""
 
+    ranks_together = 1
+
     def __init__(self, eos_token_ids: Sequence[int], max_batch: int = 1024, own_weights: bool = False) -> None:
         """
         Args:
@@ -83,6 +85,9 @@ class TorchEngine:
         own = self.language_model.state_dict()
         for name, weight in merged_weights(model):
             own[name].copy_(weight)
+
+    def rest(self) -> None:
+        """Nothing: the cache lives as long as a batch."""
 
     @torch.no_grad()
     def generate(

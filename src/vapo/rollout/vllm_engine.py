@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.models.sharding import checksum, checksums
-from vapo.ranks import together
+from vapo.ranks import together, world_size
 from vapo.rollout.engine import ignore
 from vapo.rollout.probe import check_gap, check_received, probe_gap
 from vapo.types import Completion, Request, SamplingParams
@@ -60,6 +60,8 @@ class VLLMEngine:
         enforce_eager: bool = False,
         trust_remote_code: bool = False,
         max_probe_gap: float | None = None,
+        tensor_parallel: int = 1,
+        sleep_level: int = 0,
     ) -> None:
         """
         Args:
@@ -71,10 +73,25 @@ class VLLMEngine:
             max_batch: most responses decoded at once.
             enforce_eager: True skips compilation and CUDA graphs: a quick start, slower tokens.
             max_probe_gap: nats, see the module's docstring; None takes `MAX_PROBE_GAP` of the dtype.
+            tensor_parallel: neighbouring ranks that hold one engine together, for models too large for one GPU.
+            sleep_level: what memory is freed while networks train, on a GPU: 0 none; 1 the cache, and weights go to the CPU;
+                2 both, and weights are handed over anew.
         """
         if not eos_token_ids:
             raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
+        if tensor_parallel < 1 or world_size() % tensor_parallel != 0:
+            raise ValueError(
+                f"rollout.engine.tensor_parallel is {tensor_parallel} and does not divide the {world_size()} ranks"
+                "; set it to a divisor"
+            )
+        if sleep_level not in (0, 1, 2):
+            raise ValueError(f"rollout.engine.sleep_level is {sleep_level}; set it to 0 (none), 1 or 2")
         check_version()
+        self.ranks_together = tensor_parallel
+        self.sleep_level, self._asleep = (
+            sleep_level if torch.cuda.is_available() else 0,
+            False,
+        )  # vLLM's sleep does nothing on a CPU
         self.eos_token_ids = list(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
@@ -84,6 +101,7 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_DIST_IDENT", os.environ.get("MASTER_PORT", ""))  # names memory that a killed run leaves behind
         if not torch.cuda.is_available():
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # half a minute of compilation for nothing gained
         with _random_state_kept():  # vLLM seeds every generator of the process
@@ -104,6 +122,9 @@ class VLLMEngine:
                 trust_remote_code=trust_remote_code,
                 disable_log_stats=True,
                 seed=0,  # each request has its own
+                tensor_parallel_size=tensor_parallel,
+                distributed_executor_backend="external_launcher" if tensor_parallel > 1 else None,  # our ranks are its workers
+                enable_sleep_mode=self.sleep_level > 0,
             )
         self._requests = 0
 
@@ -112,6 +133,7 @@ class VLLMEngine:
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
         """Streams the state dict through, one whole tensor at a time, and empties the prefix cache: its keys and values are the old
         weights'."""
+        self._wake()
         model = actor.language_model
         self.received = {}
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._stream(model)})
@@ -135,6 +157,20 @@ class VLLMEngine:
     def _reset_prefix_cache(self) -> None:
         self.llm.reset_prefix_cache()
 
+    # --- memory --------------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        if self.sleep_level > 0 and not self._asleep:
+            self.llm.sleep(level=self.sleep_level)
+            self._asleep = True
+            if self.sleep_level == 2:
+                self.weights_version = -1  # gone
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self.llm.wake_up()
+            self._asleep = False
+
     # --- generation ----------------------------------------------------------------------------------------------------
 
     def generate(
@@ -145,6 +181,7 @@ class VLLMEngine:
 
         if not self.received:
             raise RuntimeError("generate was called before load_weights")
+        self._wake()
         engine = self.llm.llm_engine
         index_of = {}
         for index, request in enumerate(requests):

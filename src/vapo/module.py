@@ -191,8 +191,8 @@ class RLModule(Networks):
     ) -> list[Rollout]:
         """Rollouts of the current policy; `phase` names where their time is counted."""
         if self.engine.weights_version != self.actor_updates:
-            self.engine.load_weights(self.actor.language_model, self.actor_updates)
-            for name, value in self.engine.check_weights(self.actor.language_model).items():
+            proof = self.engine.load_weights(self.actor.language_model, self.actor_updates)  # type: ignore[func-returns-value]
+            for name, value in (proof or self.engine.check_weights(self.actor.language_model)).items():
                 self.metrics.mean(name, value)
         verifier = self.trainer.datamodule.verifier  # type: ignore[attr-defined]
         with self.clock.phase(phase), self.trainer.precision_plugin.forward_context():  # also where Lightning has not set it

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-import vapo
 from vapo.rollout.vllm_options import check_version, environment, options
 
 EXTENSION = "vapo.rollout.vllm_worker.WorkerExtension"
@@ -57,7 +56,7 @@ def flags(arguments: dict[str, Any]) -> list[str]:
 
 def server_environment() -> dict[str, str]:
     """This process's environment, and what vLLM needs beside it."""
-    source = str(Path(vapo.__file__).parents[1])  # the workers import `EXTENSION`
+    source = str(Path(__file__).parents[2])  # the workers import `EXTENSION`
     ours = {
         "PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights

@@ -26,5 +26,8 @@ def test_page_and_run_name_the_same_keys(tmp_path: Path) -> None:
     logged = {re.sub(r"^mini_aime_t1_p0.7/", "", key).replace("@2", "@k") for key in logged}
     assert logged - documented() == set()
     absent = {"response/length_correct_mean", "response/length_wrong_mean"}  # when there are none
-    assert documented() - logged <= absent | {"engine/probe_gap_max", "engine/servers"}  # vLLM's (tests/rollout/test_vllm_server.py)
+    assert documented() - logged <= absent | {
+        "engine/probe_gap_max",
+        "engine/servers",
+    }  # vLLM's (tests/rollout/test_vllm_server.py)
     assert {*MEANS, *EXPLAINED_VARIANCES, *GAUGES} <= documented()

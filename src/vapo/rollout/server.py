@@ -37,13 +37,12 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.max_tokens = 0  # longest prompt and response together, known once it was up
+        self.max_tokens = 0  # longest prompt and response together, as it last said
 
     async def label(self, session: aiohttp.ClientSession) -> str:
         """Of the weights it has: what `finish_update` was given, or vLLM's own word after a start."""
-        if not self.max_tokens:
-            models = await self._call(session, "v1/models", None, PROBE_SECONDS)
-            self.max_tokens = int(self._read(models, "v1/models", lambda reply: reply["data"][0]["max_model_len"]))
+        models = await self._call(session, "v1/models", None, PROBE_SECONDS)
+        self.max_tokens = int(self._read(models, "v1/models", lambda reply: reply["data"][0]["max_model_len"]))
         reply = await self._call(session, "weight_info", None, PROBE_SECONDS)
         return str(self._read(reply, "weight_info", lambda reply: reply["weight_version"]))
 

@@ -96,6 +96,8 @@ class ServerEngine:
             TimeoutError: a server is not up, at the first hand-over; no server is up, at later ones.
             ServerFault: the last server failed meanwhile. With several ranks all raise the same message as a ValueError.
         """
+        if _several_ranks():
+            dist.barrier()  # a hand-over drops what the servers are generating: no rank may be waiting for it
         first, self.weights_version = self.language_model is None, -1
         label, faults, probes, error = f"{self.run}/{version}", dict[str, str](), Probes(), ""
         weights = self._weights(language_model)
@@ -108,9 +110,12 @@ class ServerEngine:
                 error = str(raised)
         for _ in weights:  # the other ranks take part in making whole tensors of sharded ones; so must rank 0 if it failed
             pass
-        label, faults, probes, error = _from_rank_zero((label, faults, probes, error))
+        sizes = [server.max_tokens for server in self.fleet.servers]
+        label, faults, probes, error, sizes = _from_rank_zero((label, faults, probes, error, sizes))
         if error:
             raise ValueError(error)
+        for server, size in zip(self.fleet.servers, sizes, strict=True):
+            server.max_tokens = size
         gap = max(self._gap(language_model, url, *probe) for url, probe in probes.items())
         self.language_model, self.label, self.weights_version = language_model, label, version
         self.fleet.reset([server for server in self.fleet.servers if server.url in probes], faults)

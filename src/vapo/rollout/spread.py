@@ -15,7 +15,7 @@ from vapo.rollout.server import Server, ServerFault
 from vapo.types import Completion, Request
 
 TICK = 0.5  # seconds between looks at the clock
-FIRST_REST, LONGEST_REST = 1.0, 60.0  # seconds a server is left alone after a fault: doubled each time
+FIRST_REST, LONGEST_REST = 1.0, 10.0  # seconds a server is left alone after a fault: doubled each time
 
 Task = asyncio.Task[Any]
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class Spread:
         try:
             while len(self.completions) < len(self.requests):
                 self._start()
+                assert self.asking or not self.fleet.live, "a request was lost"
                 if self.fleet.live:
                     alive = time.monotonic()
                 elif time.monotonic() - alive > self.start_seconds:

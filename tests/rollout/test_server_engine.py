@@ -192,6 +192,13 @@ def test_a_hand_over_is_proved_and_counted(engine, mini_model):
     assert servers[0].label == servers[1].label and servers[0].label.endswith("/7")
 
 
+def test_weights_go_through_a_shared_folder(engine, mini_model, tmp_path):
+    made, _ = engine(2, bucket_folder=str(tmp_path))
+    move(mini_model)
+    assert made.load_weights(mini_model, 1)["engine/probe_gap_max"] < 1e-5
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_started_anew_gets_the_weights_before_it_may_serve(engine, undisturbed):
     made, (fake,) = engine(1, start_seconds=20)
     fake.die()
@@ -239,7 +246,9 @@ def test_one_stale_tensor_is_named(engine, mini_model, monkeypatch):
     from vapo.rollout import server_engine
 
     original = server_engine.bucket_body
-    monkeypatch.setattr(server_engine, "bucket_body", lambda bucket: original(bucket | ({name: old} if name in bucket else {})))
+    monkeypatch.setattr(
+        server_engine, "bucket_body", lambda bucket, folder: original(bucket | ({name: old} if name in bucket else {}))
+    )
     move(mini_model)
     with pytest.raises(ValueError, match=rf"1 of \d+ tensors are stale or missing, {name}"):
         made.load_weights(mini_model, 1)
@@ -282,6 +291,7 @@ def test_buckets_are_bounded_and_complete():
         ({"urls": ["127.0.0.1:8000"]}, "list each server once"),
         ({"deadline_seconds": 0}, r"rollout\.engine\.deadline_seconds is 0"),
         ({"retries": -1}, r"rollout\.engine\.retries is -1"),
+        ({"bucket_folder": "/nowhere"}, r"rollout\.engine\.bucket_folder is /nowhere"),
         ({"max_batch": 10**9}, "ulimit -n"),
     ],
 )

@@ -34,7 +34,7 @@ def rank_main(rank, port, urls, folder):
     found = {"proof": engine.load_weights(model, 0), "label": engine.label}
     found["tokens"] = [c.token_ids for c in engine.generate(requests(rank), SAMPLING)]
     original = server_engine.bucket_body
-    server_engine.bucket_body = lambda bucket: original({name: t for name, t in bucket.items() if "norm" not in name})
+    server_engine.bucket_body = lambda bucket, folder: original({name: t for name, t in bucket.items() if "norm" not in name})
     try:
         engine.load_weights(model, 1)
     except ValueError as error:

@@ -141,8 +141,10 @@ def test_equal_seeds_give_equal_tokens_on_whichever_server(engine, model, server
     assert len(set(together)) > 8
 
 
-def test_after_each_update_servers_and_trainer_agree(engine, model, monkeypatch):
+@pytest.mark.parametrize("through", ["http", "folder"])
+def test_after_each_update_servers_and_trainer_agree(through, engine, model, monkeypatch, tmp_path):
     monkeypatch.setattr(engine, "bucket_bytes", 100_000)  # many buckets: layers are cut by them
+    monkeypatch.setattr(engine, "bucket_folder", str(tmp_path) if through == "folder" else None)
     for update in range(5):
         move(model, 0.01)
         proof = engine.load_weights(model, update + 1)
@@ -175,7 +177,9 @@ def test_one_stale_tensor_is_named(engine, model, monkeypatch):
     old = model.model.layers[1].mlp.up_proj.weight.detach().clone()
     move(model, 1e-6)
     original = server_engine.bucket_body
-    monkeypatch.setattr(server_engine, "bucket_body", lambda bucket: original(bucket | ({name: old} if name in bucket else {})))
+    monkeypatch.setattr(
+        server_engine, "bucket_body", lambda bucket, folder: original(bucket | ({name: old} if name in bucket else {}))
+    )
     with pytest.raises(ValueError, match=rf"1 of \d+ tensors are stale or missing, {name}"):
         engine.load_weights(model, 1)
 
@@ -183,7 +187,7 @@ def test_one_stale_tensor_is_named(engine, model, monkeypatch):
 def test_a_head_that_was_not_sent_is_named(engine, model, monkeypatch):
     """The trap of tied embeddings: without its own entry the head keeps the old weights."""
     original = server_engine.bucket_body
-    without = lambda bucket: original({name: tensor for name, tensor in bucket.items() if name != "lm_head.weight"})  # noqa: E731
+    without = lambda bucket, folder: original({name: tensor for name, tensor in bucket.items() if name != "lm_head.weight"})  # noqa: E731
     monkeypatch.setattr(server_engine, "bucket_body", without)
     with pytest.raises(ValueError, match=r"stale or missing, lm_head.weight"):
         engine.load_weights(model, 1)
@@ -195,8 +199,8 @@ def test_an_update_that_a_dead_trainer_left_unfinished_does_no_harm(engine, mode
             for server in engine.fleet.servers:
                 await server.start_update(session, 10)
                 name = "model.layers.0.self_attn.q_proj.weight"
-                body = server_engine.bucket_body({name: torch.zeros_like(model.state_dict()[name])})
-                await server.send(session, body, 10)
+                with server_engine.bucket_body({name: torch.zeros_like(model.state_dict()[name])}) as body:
+                    await server.send(session, body, 10)
 
     asyncio.run(begin())
     assert engine.load_weights(model, 1)["engine/probe_gap_max"] < 1e-4

@@ -4,8 +4,10 @@ import asyncio
 import base64
 import json
 import math
+import os
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,10 +149,17 @@ def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) 
     return Completion(ids, logprobs, finished=reason == "stop")
 
 
-def bucket_body(tensors: Mapping[str, Tensor]) -> bytes:
-    """What `Server.send` posts; the worker's side is `vllm_worker.Bucket`."""
-    packed = base64.b64encode(safetensors.torch.save(dict(tensors))).decode()
-    return json.dumps({"update_info": {"safetensors": packed}}).encode()
+@contextmanager
+def bucket_body(tensors: Mapping[str, Tensor], folder: str | None = None) -> Iterator[bytes]:
+    """What `Server.send` posts, the worker's side is `vllm_worker.Bucket`: the tensors in base64, or the path of a file in `folder`
+    that is there until the end of the context."""
+    if folder is None:
+        yield b'{"update_info": {"safetensors": "' + base64.b64encode(safetensors.torch.save(dict(tensors))) + b'"}}'
+        return
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="vapo-", suffix=".safetensors") as file:
+        safetensors.torch.save_file(dict(tensors), file.name)
+        os.chmod(file.name, 0o644)  # a server may be another user's
+        yield json.dumps({"update_info": {"path": file.name}}).encode()
 
 
 async def each(servers: Sequence[Server], call: Callable[[Server], Awaitable[Any]]) -> dict[Server, Any]:

@@ -6,6 +6,7 @@ it was sampled with: a server that was started anew in the meantime is noticed. 
 """
 
 import asyncio
+import os
 import resource
 import time
 import uuid
@@ -42,6 +43,7 @@ class ServerEngine:
         retries: int = 3,
         max_batch: int = 256,
         bucket_mib: int = 256,
+        bucket_folder: str | None = None,
         max_probe_gap: float | None = None,
     ) -> None:
         """
@@ -54,14 +56,15 @@ class ServerEngine:
             retries: most times that one request is asked again.
             max_batch: requests at once, of each server, from each trainer rank.
             bucket_mib: MiB of weights sent at once (a larger tensor goes alone); in memory about four times, here and there.
+            bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
             max_probe_gap: nats, see the module's docstring; None takes `MAX_PROBE_GAP` of the dtype.
         """
         if not eos_token_ids:
             raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
         if not urls or len(set(urls)) < len(urls) or not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError(f"rollout.engine.urls is {list(urls)}; list each server once, such as [http://127.0.0.1:8000]")
-        limits = dict(deadline_seconds=deadline_seconds, start_seconds=start_seconds, max_batch=max_batch)
-        for name, value in {**limits, "bucket_mib": bucket_mib}.items():
+        limits = dict(deadline_seconds=deadline_seconds, start_seconds=start_seconds, max_batch=max_batch, bucket_mib=bucket_mib)
+        for name, value in limits.items():
             if value <= 0:
                 raise ValueError(f"rollout.engine.{name} is {value}; set it above 0")
         if retries < 0:
@@ -77,6 +80,9 @@ class ServerEngine:
         self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
         self.deadline_seconds, self.start_seconds = deadline_seconds, start_seconds
         self.retries, self.max_batch, self.bucket_bytes = retries, max_batch, bucket_mib * 2**20
+        self.bucket_folder = bucket_folder
+        if bucket_folder is not None and not os.path.isdir(bucket_folder):
+            raise ValueError(f"rollout.engine.bucket_folder is {bucket_folder}, which is no folder here; null sends by HTTP")
         self.fleet = Fleet([Server(url) for url in urls])
         self.weights_version = -1
         self.label = ""  # of the current weights
@@ -172,8 +178,8 @@ class ServerEngine:
         await do(lambda server: server.start_update(session, self.deadline_seconds))
         for bucket in buckets(weights, self.bucket_bytes):
             expected |= {name: checksum(tensor) for name, tensor in bucket.items()}
-            body = bucket_body(bucket)
-            await do(lambda server, body=body: server.send(session, body, self.deadline_seconds))  # type: ignore[misc]
+            with bucket_body(bucket, self.bucket_folder) as body:
+                await do(lambda server, body=body: server.send(session, body, self.deadline_seconds))  # type: ignore[misc]
         arrived = await do(lambda server: server.finish_update(session, label, self.deadline_seconds))
         for server, workers in arrived.items():
             for received in workers:

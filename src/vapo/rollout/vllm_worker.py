@@ -19,9 +19,10 @@ from vapo.rollout.proof import checksum
 
 @dataclass
 class Bucket(WeightTransferUpdateInfo):
-    """Some tensors by name, as a safetensors file in base64."""
+    """Some tensors by name: a safetensors file in base64, or the path of one."""
 
-    safetensors: str
+    safetensors: str = ""
+    path: str = ""
 
 
 class HTTPWeightTransfer(WeightTransferEngine[WeightTransferInitInfo, Bucket]):
@@ -44,7 +45,10 @@ class HTTPWeightTransfer(WeightTransferEngine[WeightTransferInitInfo, Bucket]):
         self.received, self.updating = {}, True
 
     def receive_weights(self, update_info: Bucket) -> None:
-        tensors = safetensors.torch.load(base64.b64decode(update_info.safetensors))
+        if update_info.path:  # mapped into memory: stays readable when the trainer has removed it
+            tensors = safetensors.torch.load_file(update_info.path)
+        else:
+            tensors = safetensors.torch.load(base64.b64decode(update_info.safetensors))
         self.received |= {name: checksum(tensor) for name, tensor in tensors.items()}
         with torch.device(self.device):
             self.model.load_weights((name, tensor.to(self.device)) for name, tensor in tensors.items())

@@ -10,6 +10,7 @@ import os
 import resource
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -114,8 +115,7 @@ class ServerEngine:
                 if not _several_ranks():
                     raise
                 error = str(raised)
-        for _ in weights:  # the other ranks take part in making whole tensors of sharded ones; so must rank 0 if it failed
-            pass
+        deque(weights, maxlen=0)  # the other ranks take part in making whole tensors of sharded ones; so must rank 0 if it failed
         sizes = [server.max_tokens for server in self.fleet.servers]
         label, faults, probes, error, sizes = _from_rank_zero((label, faults, probes, error, sizes))
         if error:
@@ -222,8 +222,10 @@ class ServerEngine:
                 probes, _ = await self._send(session, [server], language_model, self._weights(language_model), self.label)
                 self._gap(language_model, server.url, *probes[server.url])
 
-            ask = self._asks(session, language_model, sampling, self.label)
-            limits = self.max_batch, self.retries, self.start_seconds
+            ask, limits = (
+                self._asks(session, language_model, sampling, self.label),
+                (self.max_batch, self.retries, self.start_seconds),
+            )
             return await Spread(self.fleet, requests, ask, revive, on_finish, *limits).run()
 
     def _asks(

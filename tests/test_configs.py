@@ -36,6 +36,8 @@ def test_every_choice_instantiates(choice: str, tmp_path: Path) -> None:
         extra += ["model.path=${paths.assets}/mini/base", "trainer=cpu"]  # other models are not shipped, and here is no GPU
     if choice.startswith(("data=", "scale=")) and config_for(tmp_path, choice).data.source.get("chat") is True:
         extra.append("data.source.chat=false")  # the mini tokenizer has no chat format
+    if choice in ("trainer=ddp", "trainer=fsdp"):
+        extra += ["trainer.accelerator=cpu", "trainer.precision=32-true"]
     config = config_for(tmp_path, choice, *extra)
     instantiate(config.data)
     instantiate(config.module)

@@ -20,7 +20,7 @@ FLOORS = [  # our packages, then the libraries let in
         "safetensors",
         "huggingface_hub",
     ],
-    ["vapo.rollout", "vapo.data", "vllm", "datasets", "packaging"],
+    ["vapo.rollout", "vapo.data", "vllm", "aiohttp", "datasets", "packaging"],
     [
         "vapo.datamodule",
         "vapo.module",

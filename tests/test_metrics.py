@@ -111,7 +111,7 @@ def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
     report_step(module, rollouts, annotated)
     # no response here is long enough to have a token in its last tenth, an algorithm with a critic has no reference, and only an
     # engine with weights of its own is probed
-    absent = {"critic/explained_variance_decile_9", "actor/kl_reference", "engine/probe_gap_max"}
+    absent = {"critic/explained_variance_decile_9", "actor/kl_reference", "engine/probe_gap_max", "engine/servers"}
     assert set(module.metrics.flush()) == {*MEANS, *EXPLAINED_VARIANCES, *GAUGES} - absent
 
 

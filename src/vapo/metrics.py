@@ -47,6 +47,7 @@ MEANS = (
     "advantage/abs_mean",
     "engine/logprob_gap_mean",
     "engine/probe_gap_max",
+    "engine/servers",
 )
 EXPLAINED_VARIANCES = ("critic/explained_variance", *(f"critic/explained_variance_decile_{i}" for i in range(10)))
 GAUGES = (

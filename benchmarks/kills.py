@@ -1,6 +1,6 @@
 """Kill -9 at random moments, then resume: does the run end as the uninterrupted one did, bit for bit?
 
-python -m benchmarks.kills 50 logs/kills        (about 20 minutes on two cores)
+python -m benchmarks.kills 50 logs/kills 0        (trials, folder, seed; about 20 minutes on two cores)
 
 Each trial kills one rank, all ranks, or all ranks while a checkpoint is being written; one plain process and two sharded ranks in
 turn. Writes a row per trial to <folder>/kills.csv.
@@ -52,18 +52,17 @@ def differences(folder: Path, whole: Path) -> list[str]:
     return [n for n in mine if not mine[n].equals(theirs[n])] + [n for n in a if n not in b or not torch.equal(a[n], b[n])]
 
 
-def main(trials: int, root: Path) -> None:
-    rng, rows, seconds = random.Random(0), [], {}
+def main(trials: int, root: Path, seed: int) -> None:
+    rng, rows, seconds = random.Random(seed), [], {}
     shutil.rmtree(root, ignore_errors=True)
     for ranks, trainer in TRAINER.items():
         folder = root / f"whole_{ranks}"
-        begun = time.monotonic()
         train_on_ranks(ranks, folder, *SETTINGS, *trainer, *STEPS, end=folder / "end.pt")
-        seconds[ranks] = time.monotonic() - begun
+        seconds[ranks] = (folder / "end.pt").stat().st_mtime - (folder / "config.yaml").stat().st_mtime
     for trial in range(trials):
         ranks, how, folder = 1 + trial % 2, HOW[trial // 2 % 3], root / "trial"
         shutil.rmtree(folder, ignore_errors=True)
-        kill(start(ranks, folder, *SETTINGS, *TRAINER[ranks], *STEPS), how, folder, 0.8 * seconds[ranks], rng)
+        kill(start(ranks, folder, *SETTINGS, *TRAINER[ranks], *STEPS), how, folder, 0.9 * seconds[ranks], rng)
         saved = sorted(path.name for path in (folder / "checkpoints").glob("step_*.ckpt"))
         step = 0 if not (folder / "metrics.csv").exists() else int(metrics(folder)["rl_step"].max())
         train_on_ranks(ranks, folder, f"resume={folder}", end=folder / "end.pt")
@@ -77,4 +76,4 @@ def main(trials: int, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]).absolute())
+    main(int(sys.argv[1]), Path(sys.argv[2]).absolute(), int(sys.argv[3]))

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
 
 
@@ -37,6 +39,7 @@ class LiveMemory(TorchDispatchMode):
             self._phase = before
 
     def __enter__(self) -> "LiveMemory":
+        self._fake = active_fake_mode() is not None  # in a real run the fake ones are DTensor's, which propagates shapes with them
         self._resize = torch.UntypedStorage.resize_
 
         def resize(storage: torch.UntypedStorage, size: int) -> Any:  # FSDP2 frees and brings back gathered layers with it
@@ -58,7 +61,7 @@ class LiveMemory(TorchDispatchMode):
             return NotImplemented  # it comes again, as what it does to this rank's part
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
-            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta" and isinstance(tensor, FakeTensor) <= self._fake:
                 self._count(tensor.untyped_storage())
         return result
 
@@ -87,10 +90,27 @@ class FakeValues(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented
-        tensors = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return 1.0 if args[0].dtype.is_floating_point else 1
+        tensors = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         if tensors and not any(isinstance(x, FakeTensor) or x.device.type == "meta" for x in tensors):
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_outside() -> Iterator[None]:
+    """DTensor works out the shapes of results on fake tensors of its own, as large as the whole: not in the modes around a fake run,
+    where they would count."""
+    original = ShardingPropagator.propagate_op_sharding_non_cached
+
+    def propagate(self: ShardingPropagator, schema: Any) -> Any:
+        with _disable_current_modes():
+            return original(self, schema)
+
+    ShardingPropagator.propagate_op_sharding_non_cached = propagate  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ShardingPropagator.propagate_op_sharding_non_cached = original  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 
-from vapo.analysis.live_memory import LiveMemory, FakeValues
+from vapo.analysis.live_memory import FakeValues, LiveMemory, shapes_outside
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.loading import Loading
@@ -58,6 +58,7 @@ class OneStep(RLModule):
     """The training loop with its networks and optimizers, without Lightning, engine and files."""
 
     pieces: list[MicroBatch] | None = None  # what passes go through instead of a batch's micro-batches
+    starts_with_gradients = False  # as if a micro-batch had gone before
     built: dict[str, Optimizer]
 
     def build(self, outlines: dict[str, nn.Module], mesh: DeviceMesh, foreach: bool | None) -> None:
@@ -80,10 +81,14 @@ class OneStep(RLModule):
         for name, network in self.networks.items():
             parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
             self.built[name] = self.make_optimizers[name](parameters, foreach=foreach)
-            for parameter in parameters:
-                parameter.grad = torch.zeros_like(parameter)
+            self._zero_gradients(name)
             self.built[name].step()
             self.built[name].zero_grad()
+
+    def _zero_gradients(self, name: str) -> None:
+        for parameter in self.networks[name].parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
 
     @property
     def raw_optimizers(self) -> dict[str, Optimizer]:
@@ -113,6 +118,8 @@ class OneStep(RLModule):
                 self._logprob(self.actor, micro)
         for name, backward in (("critic", self.backward_critic), ("actor", self.backward_actor)):
             if name in self.networks:
+                if self.starts_with_gradients:
+                    self._zero_gradients(name)
                 with memory.phase(f"{name}_backward"):
                     backward(batch)
                 gradients[name] = held(p.grad for p in self.networks[name].parameters())
@@ -181,13 +188,14 @@ def step_memory(settings: DictConfig, longest: int, fake: bool, foreach: bool | 
     budget, memory = module.microbatch_tokens, LiveMemory()
     modes: list[AbstractContextManager[Any]] = [memory]
     if fake:
-        batch = full_batch(budget, longest, MICRO_BATCHES)
+        module.starts_with_gradients = not module.sharding.defer_gradient_sync  # a quicker way to be in the second micro-batch
+        batch = full_batch(budget, longest, 1 if module.starts_with_gradients else MICRO_BATCHES)
         # which tokens have a response to predict is read from a mask, and a fake one could not say how many they are
         module.pieces = [
             replace(micro, predicts_BL=micro.predicts_BL.nonzero(as_tuple=True))  # type: ignore[arg-type]
             for micro in micro_batches(batch, budget)
         ]
-        modes = [FakeTensorMode(allow_non_fake_inputs=True), FakeValues(), memory]
+        modes = [shapes_outside(), FakeTensorMode(allow_non_fake_inputs=True), FakeValues(), memory]
     else:
         batch = full_batch(budget, longest, MICRO_BATCHES * world_size())
     mesh, outlines = module.sharding.mesh("cpu", world_size()), _outlines(settings, module)

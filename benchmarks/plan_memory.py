@@ -21,7 +21,16 @@ CASES = [
     ("deep, float32", 1, 512, 8, 4096, False, 512, ["module.microbatch_tokens=2048", "module.sharding.compute_dtype=float32"]),
     ("deep, checkpointed", 2, 512, 8, 4096, False, 512, ["module.microbatch_tokens=2048", "model.activation_checkpointing=true"]),
     ("large vocabulary", 2, 256, 4, 65536, True, 512, ["module.microbatch_tokens=1024", "model.logits_chunk_tokens=512"]),
-    ("wide, late gradient sums", 4, 768, 4, 8192, False, 256, ["module.microbatch_tokens=512", "module.sharding.defer_gradient_sync=true"]),
+    (
+        "wide, late gradient sums",
+        4,
+        768,
+        4,
+        8192,
+        False,
+        256,
+        ["module.microbatch_tokens=512", "module.sharding.defer_gradient_sync=true"],
+    ),
     ("wide, four ranks", 4, 768, 6, 8192, True, 256, ["module.microbatch_tokens=512"]),
 ]
 MIB = 2**20
@@ -36,7 +45,13 @@ def main(folder: Path) -> None:
     for name, ranks, hidden, layers, vocabulary, tied, longest, overrides in CASES:
         with tempfile.TemporaryDirectory() as place, initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
             path = small_model(Path(place), hidden, layers, vocabulary, tied)
-            overrides = ["experiment=vapo_full", f"model.path={path}", "model.critic.head_init=zero", f"model.critic.path={path}", *overrides]
+            overrides = [
+                "experiment=vapo_full",
+                f"model.path={path}",
+                "model.critic.head_init=zero",
+                f"model.critic.path={path}",
+                *overrides,
+            ]
             config = compose("train", [*overrides, f"paths.output_dir={place}"], return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             predicted, measured = predict(config.module, longest, ranks), measure(config.module, longest, ranks)

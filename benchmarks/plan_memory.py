@@ -39,7 +39,7 @@ MIB = 2**20
 def main(folder: Path) -> None:
     register()
     lines = [
-        "| case | ranks | phase of the peak | predicted MiB | measured MiB | off by | resident memory grew by MiB | predicted off by |",
+        "| case | ranks | phase of the peak | predicted MiB | tensors measured MiB | off by | process grew by MiB | off by |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, ranks, hidden, layers, vocabulary, tied, longest, overrides in CASES:

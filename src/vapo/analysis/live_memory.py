@@ -84,8 +84,8 @@ class LiveMemory(TorchDispatchMode):
 
 
 class FakeValues(TorchDispatchMode):
-    """Lets code that reads values run under a `FakeTensorMode`: what is computed from real tensors alone is real, such as the counts
-    of a batch, and a fake number, such as a gradient's norm, is 1."""
+    """Lets code that reads values run under a `FakeTensorMode`: what is computed from real tensors alone is real, such as counts of
+    a batch, and a fake number, such as a gradient's norm, is 1."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
@@ -101,15 +101,15 @@ class FakeValues(TorchDispatchMode):
 
 @contextmanager
 def shapes_outside() -> Iterator[None]:
-    """DTensor works out the shapes of results on fake tensors of its own, as large as the whole: not in the modes around a fake run,
-    where they would count."""
+    """DTensor works out the shapes of results on fake tensors of its own, as large as the whole: not in the modes around a fake
+    run, where they would count."""
     original = ShardingPropagator.propagate_op_sharding_non_cached
 
     def propagate(self: ShardingPropagator, schema: Any) -> Any:
         with _disable_current_modes():
             return original(self, schema)
 
-    ShardingPropagator.propagate_op_sharding_non_cached = propagate  # type: ignore[method-assign]
+    ShardingPropagator.propagate_op_sharding_non_cached = propagate  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

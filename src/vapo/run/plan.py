@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -13,12 +13,15 @@ from transformers import PretrainedConfig
 
 from vapo.run.plan_parts import (
     BYTES,
+    Setting,
+    cache_bytes,
     check_cluster,
     engine_bytes,
     host_bytes_per_rank,
     kv_token_bytes,
     longest,
     model_config,
+    responses_at_once,
     with_known_dimensions,
 )
 from vapo.run.plan_step import StepMemory, fake_ranks, step_memory
@@ -29,15 +32,6 @@ from vapo.run.training import check_algorithm, quiet_libraries
 
 GIB = 2**30
 PARTS = ("weights", "optimizer", "gradients", "temporary", "engine weights", "KV cache", "reserved")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What of a configuration remedies change without counting the training step anew."""
-
-    cpu_offload: bool
-    engine_dtype: str
-    tensor_parallel: int
 
 
 def plan(config: DictConfig) -> dict[str, object]:
@@ -51,20 +45,16 @@ def plan(config: DictConfig) -> dict[str, object]:
     check_algorithm(config.algorithm)
     config = with_known_dimensions(config)
     model, memory = model_config(config.model.path), count(config)
-    now = Setting(
-        config.module.sharding.cpu_offload,
-        config.rollout.engine.get("dtype", config.model.dtype),
-        config.cluster.engine_tensor_parallel,
-    )
+    now = Setting.of(config)
     table = gpu_table(config, model, memory, now)
-    verdict, remedies = judge(config, model, memory, now, table)
-    seconds = step_seconds(config, model, memory, now)
+    verdict, tried = judge(config, model, memory, now, table)
+    seconds = step_seconds(config, model, memory, tried[-1].setting if tried else now)
     host = host_bytes_per_rank(config, instantiate(config.algorithm))
     if now.cpu_offload:
         host["weights, gradients, optimizer (offloaded)"] = sum(memory.resting("actor_optimizer").values())
     found: dict[str, object] = {
         "verdict": verdict,
-        "remedies": remedies,
+        "remedies": [f"{remedy.name}: {remedy.gib:.1f} GiB" for remedy in tried],
         "gpu_gib": {phase: {part: size / GIB for part, size in row.items()} for phase, row in table.items()},
         "host_gib_per_rank": {name: size / GIB for name, size in host.items()},
         "seconds_per_step": seconds,
@@ -101,8 +91,8 @@ def rates(config: DictConfig) -> DictConfig:
 
 def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, setting: Setting) -> dict[str, dict[str, float]]:
     """Bytes on each GPU at the peak of every phase, by part, with their `total`."""
-    weights, cache = engine_bytes(config, model, memory.parameters["actor"], setting.tensor_parallel, setting.engine_dtype)
-    stays = "kv_cache_mib" in config.rollout.engine  # vLLM holds its cache all the time, the other engine while it generates
+    weights, cache = engine_bytes(config, model, memory.parameters["actor"], setting)
+    stays = setting.kv_cache_mib is not None  # vLLM holds its cache all the time, the other engine while it generates
     table = {}
     for phase in ("generate", *memory.peak):
         resting = memory.resting(phase)
@@ -121,19 +111,29 @@ def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, s
     return table
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """A change, on top of those before it, and the highest peak with it."""
+
+    name: str
+    gib: float
+    setting: Setting
+
+
 def judge(
     config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, table: dict[str, dict[str, float]]
-) -> tuple[str, list[str]]:
-    """`fits` or `does not fit`, with its reason, and what each remedy would change the highest peak to."""
+) -> tuple[str, list[Remedy]]:
+    """`fits` or `does not fit`, with its reason, and what would help."""
     limit = rates(config).memory_gib
     need, phase, part = peak_of(table)
     where = f"{need:.1f} GiB in {phase} of {limit:.1f} GiB per {config.cluster.gpu}"
-    missing = cache_shortage(config, model, now)
-    if need <= limit and not missing:
+    one = cache_bytes(config, model, now, 1) / 2**20
+    if need <= limit and (now.kv_cache_mib is None or one <= now.kv_cache_mib):
         return f"fits: at most {where}", []
-    reasons = ([f"{where}, most of it {part}"] if need > limit else []) + missing
-    remedies = [] if need <= limit else [f"{name}: {gib:.1f} GiB" for name, gib in effects(config, model, memory, now, limit)]
-    return f"does not fit: {'; '.join(reasons)}", remedies
+    if need <= limit:
+        short = f"rollout.engine.kv_cache_mib is below one longest response: set it to {int(one) + 1} or more"
+        return f"does not fit: {short}", []
+    return f"does not fit: {where}, most of it {part}", list(effects(config, model, memory, now, limit))
 
 
 def peak_of(table: dict[str, dict[str, float]]) -> tuple[float, str, str]:
@@ -142,52 +142,38 @@ def peak_of(table: dict[str, dict[str, float]]) -> tuple[float, str, str]:
     return table[phase]["total"] / GIB, phase, max(PARTS, key=lambda part: table[phase][part])
 
 
-def cache_shortage(config: DictConfig, model: PretrainedConfig, now: Setting) -> list[str]:
-    """vLLM does not start if its cache cannot hold one longest response."""
-    if "kv_cache_mib" not in config.rollout.engine:
-        return []
-    needed = longest(config) * kv_token_bytes(model, BYTES[now.engine_dtype]) / now.tensor_parallel / 2**20
-    if needed <= config.rollout.engine.kv_cache_mib:
-        return []
-    return [f"rollout.engine.kv_cache_mib is below one longest response: set it to {int(needed) + 1} or more"]
+def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, limit: float) -> Iterator[Remedy]:
+    """Remedies one after another until it fits. Those of the engine and offload are arithmetic; the others count the step again."""
 
+    def tried(name: str, setting: Setting) -> Remedy:
+        return Remedy(name, peak_of(gpu_table(config, model, memory, setting))[0], setting)
 
-def effects(
-    config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, limit: float
-) -> Iterator[tuple[str, float]]:
-    """Remedies one after another, each on top of those before, until it fits. Those of the engine and offload are arithmetic; the
-    others count the step again, if asked to."""
-    shared = min(config.cluster.gpus_per_node, config.cluster.gpus)
-    steps = [
-        ("rollout=vllm rollout.engine.dtype=bfloat16", Setting(now.cpu_offload, "bfloat16", now.tensor_parallel)),
-        (
-            f"cluster.engine_tensor_parallel={shared} (the engines of this version cannot: a plan for one that does)",
-            Setting(now.cpu_offload, "bfloat16", max(shared, now.tensor_parallel)),
-        ),
-    ]
-    name, best = "", now
-    for name, setting in steps:
-        if setting == best:
-            continue
-        best, need = setting, peak_of(gpu_table(config, model, memory, setting))[0]
-        yield name, need
-        if need <= limit:
-            return
-    if not config.model.activation_checkpointing and config.remedies:
-        changed = config.copy()
-        changed.model.activation_checkpointing = True
-        config, memory = changed, count(changed)
-        need = peak_of(gpu_table(config, model, memory, best))[0]
-        yield "model.activation_checkpointing=true", need
-        if need <= limit:
-            return
-    offloaded = Setting(True, best.engine_dtype, best.tensor_parallel)
-    need = peak_of(gpu_table(config, model, memory, offloaded))[0]
-    yield "module.sharding.cpu_offload=true (then more CPU memory, and slow optimizer steps)", need
-    if need > limit and config.remedies and config.module.microbatch_tokens > longest(config):
+    def engine(tensor_parallel: int) -> Setting:
+        """vLLM in bfloat16, with as much cache as is left, but for one response at least and no more than for all."""
+        setting = Setting(now.cpu_offload, "bfloat16", tensor_parallel, 0)
+        spare = (limit - peak_of(gpu_table(config, model, memory, setting))[0]) * GIB
+        wanted = min(int(spare), cache_bytes(config, model, setting, responses_at_once(config, setting)))
+        return replace(setting, kv_cache_mib=max(wanted, cache_bytes(config, model, setting, 1)) // 2**20)
+
+    best = engine(now.tensor_parallel)
+    yield (last := tried(f"rollout=vllm rollout.engine.dtype=bfloat16 rollout.engine.kv_cache_mib={best.kv_cache_mib}", best))
+    shared = max(now.tensor_parallel, min(config.cluster.gpus_per_node, config.cluster.gpus))
+    if last.gib > limit and shared > now.tensor_parallel:
+        best = engine(shared)
+        keys = f"cluster.engine_tensor_parallel={shared} rollout.engine.kv_cache_mib={best.kv_cache_mib}"
+        yield (last := tried(f"{keys} (a plan for engines that can: those of this version cannot)", best))
+    if last.gib > limit and not config.model.activation_checkpointing and config.remedies:
+        config = config.copy()
+        config.model.activation_checkpointing = True
+        memory = count(config)
+        yield (last := tried("model.activation_checkpointing=true", best))
+    if last.gib > limit and not best.cpu_offload:
+        best = replace(best, cpu_offload=True)
+        yield (last := tried("module.sharding.cpu_offload=true (more CPU memory, slow optimizer steps)", best))
+    if last.gib > limit and config.module.microbatch_tokens > longest(config) and config.remedies:
         tokens = max(config.module.microbatch_tokens // 4, longest(config))
-        smaller = count(config, microbatch_tokens=tokens)
-        yield f"module.microbatch_tokens={tokens}", peak_of(gpu_table(config, model, smaller, offloaded))[0]
+        memory = count(config, microbatch_tokens=tokens)
+        yield tried(f"module.microbatch_tokens={tokens}", best)
 
 
 def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting) -> dict[str, float]:
@@ -204,11 +190,11 @@ def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory
     mean = limit * cluster.response_share
     updates = config.module.epochs * rollouts / config.module.minibatch_rollouts
     work = Work(rollouts, cluster.prompt_tokens, mean, limit, config.module.microbatch_tokens, round(updates))
-    actor, kv = memory.parameters["actor"], kv_token_bytes(model, BYTES[now.engine_dtype])
-    cache = engine_bytes(config, model, actor, now.tensor_parallel, now.engine_dtype)[1] * now.tensor_parallel
-    at_once = min(config.rollout.engine.max_batch, cache / kv / (cluster.prompt_tokens + mean / 2))
+    actor, kv = memory.parameters["actor"], kv_token_bytes(model, BYTES[now.dtype])
+    cache = engine_bytes(config, model, actor, now)[1] * now.tensor_parallel
+    at_once = min(responses_at_once(config, now), cache / kv / (cluster.prompt_tokens + mean / 2))
     seconds = {
-        "generate": generate_seconds(machines, work, actor, BYTES[now.engine_dtype], kv, at_once, now.tensor_parallel),
+        "generate": generate_seconds(machines, work, actor, BYTES[now.dtype], kv, at_once, now.tensor_parallel),
         "hand over weights": hand_over_seconds(machines, actor, BYTES[config.model.dtype]),
     }
     for name, parameters in memory.parameters.items():

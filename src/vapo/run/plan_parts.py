@@ -1,5 +1,6 @@
 """What a plan needs beside the training step: the machines, the model's dimensions, the engine, the batch in the CPU's memory."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
@@ -61,15 +62,39 @@ def kv_token_bytes(config: PretrainedConfig, element_bytes: int) -> int:
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * element_bytes
 
 
-def engine_bytes(config: DictConfig, model: PretrainedConfig, parameters: int, tensor_parallel: int, dtype: str) -> tuple[int, int]:
-    """Weights and cache of the rollout engine on each GPU. Today there is one whole engine per rank, and it stays while training."""
-    element = BYTES[dtype]
-    if "kv_cache_mib" in config.rollout.engine:
-        cache = config.rollout.engine.kv_cache_mib * 2**20
+@dataclass(frozen=True)
+class Setting:
+    """What of a configuration remedies change without counting the training step anew."""
+
+    cpu_offload: bool
+    dtype: str  # of the engine
+    tensor_parallel: int  # GPUs that share one engine
+    kv_cache_mib: int | None  # per GPU; None for an engine that takes what its responses need
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Setting":
+        engine = config.rollout.engine
+        dtype = engine.get("dtype", config.model.dtype)
+        return cls(config.module.sharding.cpu_offload, dtype, config.cluster.engine_tensor_parallel, engine.get("kv_cache_mib"))
+
+
+def cache_bytes(config: DictConfig, model: PretrainedConfig, setting: Setting, responses: int) -> int:
+    """Keys and values of so many longest responses of one engine, on each of its GPUs."""
+    return responses * longest(config) * kv_token_bytes(model, BYTES[setting.dtype]) // setting.tensor_parallel
+
+
+def responses_at_once(config: DictConfig, setting: Setting) -> int:
+    """Most that one engine decodes together, if its cache holds them."""
+    return min(config.rollout.engine.max_batch, -(-config.data.rollouts_per_step * setting.tensor_parallel // config.cluster.gpus))
+
+
+def engine_bytes(config: DictConfig, model: PretrainedConfig, parameters: int, setting: Setting) -> tuple[int, int]:
+    """Weights and cache of the rollout engine on each GPU. Today each rank has a whole engine, which stays while it trains."""
+    if setting.kv_cache_mib is not None:
+        cache = setting.kv_cache_mib * 2**20
     else:
-        rows = min(config.rollout.engine.max_batch, -(-config.data.rollouts_per_step // config.cluster.gpus))
-        cache = rows * longest(config) * kv_token_bytes(model, element) // tensor_parallel
-    return parameters * element // tensor_parallel, cache
+        cache = cache_bytes(config, model, setting, responses_at_once(config, setting))
+    return parameters * BYTES[setting.dtype] // setting.tensor_parallel, cache
 
 
 def longest(config: DictConfig) -> int:

@@ -25,10 +25,10 @@ def text(config: DictConfig, found: dict[str, Any]) -> str:
         "",
         f"**{found['verdict']}**",
         "",
-        *(f"- remedy, on top of those above: {remedy}" for remedy in found["remedies"]),
+        *(f"- remedy, on top of those before it: {remedy}" for remedy in found["remedies"]),
         "",
-        f"GiB on each GPU at the peak of each phase; it has {limit}. Counted on the training code with trainer=fsdp, whatever trainer "
-        "says; engine, reserve and fragmentation are arithmetic.",
+        f"GiB on each GPU at the peak of each phase; it has {limit}. Counted on the training code with trainer=fsdp, whatever "
+        "trainer says; engine, reserve and fragmentation are arithmetic.",
         "",
         "| phase | " + " | ".join(parts) + " |",
         "|---" * (len(parts) + 1) + "|",
@@ -42,7 +42,8 @@ def text(config: DictConfig, found: dict[str, Any]) -> str:
     ranks = min(cluster.gpus, cluster.gpus_per_node)
     host = found["host_gib_per_rank"] | {"total": sum(found["host_gib_per_rank"].values())}
     lines += [f"| {name} | {size:.1f} | {size * ranks:.1f} |" for name, size in host.items()]
-    lines += ["", "Estimated seconds of one RL step, from data sheets and assumed utilisations, not measured:", ""]
+    remedied = ", with the remedies above" if found["remedies"] else ""
+    lines += ["", f"Estimated seconds of one RL step{remedied}, from data sheets and assumed utilisations, not measured:", ""]
     lines += ["| phase | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.0f} |" for name, seconds in found["seconds_per_step"].items()]
     lines += [

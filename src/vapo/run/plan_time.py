@@ -51,8 +51,8 @@ def annotate_seconds(machines: Machines, work: Work, config: PretrainedConfig, p
 def update_seconds(
     machines: Machines, work: Work, config: PretrainedConfig, parameters: int, compute_bytes: int, checkpointing: bool
 ) -> float:
-    """Forward and backward over every token, 3 forwards of work, 4 with activations computed again; each micro-batch gathers weights
-    twice and sums float32 gradients once."""
+    """Forward and backward over every token, 3 forwards of work, 4 with activations computed again; each micro-batch gathers
+    weights twice and sums float32 gradients once."""
     flops = (4 if checkpointing else 3) * forward_flops(config, parameters, work.tokens, work.prompt + work.response)
     micro_batches = max(float(work.minibatches), work.tokens / work.microbatch_tokens / machines.gpus)
     return pass_seconds(machines, flops, micro_batches * parameters * (2 * compute_bytes + 4))

@@ -1,6 +1,6 @@
 """Plans of small models against runs of them: peak memory of a training step on 1, 2 and 4 gloo processes.
 
-python benchmarks/plan_memory.py [FOLDER]        ten to fifteen minutes on two busy cores; writes plan_memory.md there (default: logs)
+python benchmarks/plan_memory.py [FOLDER]    ten to fifteen minutes on two busy cores; writes plan_memory.md there (default: logs)
 """
 
 import sys

@@ -68,8 +68,10 @@ def test_checkpointing_and_smaller_micro_batches_lower_the_temporary_part_alone(
 def test_offloaded_parts_leave_the_gpu_and_shared_engines_are_smaller(two_ranks, tmp_path):
     config = plan_config(tmp_path, "cluster.gpus=2")
     model = model_config(config.model.path)
-    here = gpu_table(config, model, two_ranks, Setting(False, "float32", 1, None))["actor_backward"]
-    offloaded = gpu_table(config, model, two_ranks, Setting(True, "bfloat16", 2, None))["actor_backward"]
+    here = gpu_table(config, model, two_ranks, Setting(False, "float32", 1, None, False))["actor_backward"]
+    offloaded = gpu_table(config, model, two_ranks, Setting(True, "bfloat16", 2, None, False))["actor_backward"]
+    asleep = gpu_table(config, model, two_ranks, Setting(False, "float32", 1, None, True))
+    assert asleep["actor_backward"]["engine weights"] == 0 < asleep["generate"]["engine weights"] == here["engine weights"]
     moved = sum(two_ranks.resting("actor_backward").values())
     engine = 4 * two_ranks.parameters["actor"]
     assert here["engine weights"] == engine and offloaded["engine weights"] == engine / 4
@@ -84,7 +86,7 @@ def test_a_run_that_does_not_fit_says_so_and_what_would_help(tmp_path):
     assert found["verdict"].startswith("does not fit: ")
     keys = (
         "dtype=bfloat16",
-        "engine_tensor_parallel=2",
+        "tensor_parallel=2",
         "activation_checkpointing=true",
         "cpu_offload=true",
         "microbatch_tokens=456",

@@ -133,12 +133,15 @@ class Networks(LightningModule):
 
     @contextmanager
     def at_hand(self, name: str) -> Iterator[None]:
-        """If `offload` keeps them away, the `actor`, `critic` or `reference` and its optimizer are on the device meanwhile."""
+        """The `actor`, `critic` or `reference` is in use: with `offload`, only now it and its optimizer are on the device."""
         if self.offload:
             self._move(name, self.device)
         try:
             yield
         finally:
+            network = getattr(self, name)
+            if isinstance(network, FSDPModule):
+                network.reshard()  # its root stays gathered after a forward pass without a backward pass
             if self.offload:
                 self._move(name, torch.device("cpu"))
 

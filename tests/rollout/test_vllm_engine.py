@@ -13,6 +13,7 @@ from vapo.models.actor import Actor, load_tokenizer
 from vapo.models.export import merged_weights
 from vapo.models.loading import LoRA
 from vapo.rollout import vllm_engine
+from vapo.rollout.proof import PROBE_SAMPLING, probe_gap, probe_request
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.rollout.vllm_engine import VLLMEngine
 from vapo.types import Request, SamplingParams
@@ -232,5 +233,7 @@ def test_training_on_mini_with_vllm(tmp_path):
     exported = str(tmp_path / "export" / "actor")  # vLLM loads it by itself, without a hand-over
     engine = VLLMEngine(EOS, exported, max_tokens=512, kv_cache_mib=64, max_batch=8)
     engine.received = {"from the folder": 0}
-    assert engine._probe(AutoModelForCausalLM.from_pretrained(exported)) < 1e-4
-    assert engine._probe(AutoModelForCausalLM.from_pretrained(BASE)) > 1e-3
+    actor = Actor.from_pretrained(exported)
+    request = probe_request(actor, 512)
+    (completion,) = engine.generate([request], PROBE_SAMPLING)
+    assert probe_gap(actor, request, completion) < 1e-4 < 1e-3 < probe_gap(Actor.from_pretrained(BASE), request, completion)

@@ -4,6 +4,7 @@ vLLM keeps weights of its own, so every hand-over is proved: a checksum of each 
 probe prompt whose log-probabilities engine and trainer must agree on.
 """
 
+import gc
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,7 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process
         for name, value in environment().items():
             os.environ.setdefault(name, value)
+        gc.collect()  # an engine of an earlier run, collected later, would take the process groups of this one with it
         with _random_state_kept():  # vLLM seeds every generator of the process
             from vllm import LLM
 

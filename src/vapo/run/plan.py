@@ -92,7 +92,7 @@ def rates(config: DictConfig) -> DictConfig:
 def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, setting: Setting) -> dict[str, dict[str, float]]:
     """Bytes on each GPU at the peak of every phase, by part, with their `total`."""
     weights, cache = engine_bytes(config, model, memory.parameters["actor"], setting)
-    stays = setting.kv_cache_mib is not None  # vLLM holds its cache all the time, the other engine while it generates
+    stays = setting.kv_cache_mib is not None and not setting.sleeps  # the torch engine has a cache while it generates only
     table = {}
     for phase in ("generate", *memory.peak):
         resting = memory.resting(phase)
@@ -103,7 +103,7 @@ def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, s
         row: dict[str, float] = {
             **resting,
             "temporary": temporary * (1 + config.cluster.fragmentation),
-            "engine weights": weights,
+            "engine weights": weights if phase == "generate" or not setting.sleeps else 0,
             "KV cache": cache if stays or phase == "generate" else 0,
             "reserved": config.cluster.reserved_gib * GIB,
         }
@@ -149,19 +149,20 @@ def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now
         return Remedy(name, peak_of(gpu_table(config, model, memory, setting))[0], setting)
 
     def engine(tensor_parallel: int) -> Setting:
-        """vLLM in bfloat16, with as much cache as is left, but for one response at least and no more than for all."""
-        setting = Setting(now.cpu_offload, "bfloat16", tensor_parallel, 0)
+        """vLLM in bfloat16 that sleeps, with as much cache as is left, but for one response at least and no more than for all."""
+        setting = Setting(now.cpu_offload, "bfloat16", tensor_parallel, 0, sleeps=True)
         spare = (limit - peak_of(gpu_table(config, model, memory, setting))[0]) * GIB
         wanted = min(int(spare), cache_bytes(config, model, setting, responses_at_once(config, setting)))
         return replace(setting, kv_cache_mib=max(wanted, cache_bytes(config, model, setting, 1)) // 2**20)
 
     best = engine(now.tensor_parallel)
-    yield (last := tried(f"rollout=vllm rollout.engine.dtype=bfloat16 rollout.engine.kv_cache_mib={best.kv_cache_mib}", best))
+    keys = "rollout=vllm rollout.engine.dtype=bfloat16 rollout.engine.sleep_level=1"
+    yield (last := tried(f"{keys} rollout.engine.kv_cache_mib={best.kv_cache_mib}", best))
     shared = max(now.tensor_parallel, min(config.cluster.gpus_per_node, config.cluster.gpus))
     if last.gib > limit and shared > now.tensor_parallel:
         best = engine(shared)
-        keys = f"cluster.engine_tensor_parallel={shared} rollout.engine.kv_cache_mib={best.kv_cache_mib}"
-        yield (last := tried(f"{keys} (a plan for engines that can: those of this version cannot)", best))
+        keys = f"rollout.engine.tensor_parallel={shared} rollout.engine.kv_cache_mib={best.kv_cache_mib}"
+        yield (last := tried(keys, best))
     if last.gib > limit and not config.model.activation_checkpointing and config.remedies:
         config = config.copy()
         config.model.activation_checkpointing = True

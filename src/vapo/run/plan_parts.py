@@ -25,11 +25,9 @@ def check_cluster(cluster: DictConfig) -> None:
             f"cluster.gpu is {cluster.gpu}; set it to one of {', '.join(cluster.gpu_types)}, or describe it: "
             f"'+cluster.gpu_types.{cluster.gpu}={{memory_gib: …, tflops: …, memory_gb_s: …, node_gb_s: …, network_gb_s: …}}'"
         )
-    for name in ("gpus", "gpus_per_node", "engine_tensor_parallel"):
+    for name in ("gpus", "gpus_per_node"):
         if cluster[name] < 1:
             raise ValueError(f"cluster.{name} is {cluster[name]}; set it to 1 or more")
-    if cluster.gpus % cluster.engine_tensor_parallel != 0:
-        raise ValueError(f"cluster.engine_tensor_parallel does not divide the {cluster.gpus} GPUs; set it to a divisor")
 
 
 def with_known_dimensions(config: DictConfig) -> DictConfig:
@@ -70,12 +68,19 @@ class Setting:
     dtype: str  # of the engine
     tensor_parallel: int  # GPUs that share one engine
     kv_cache_mib: int | None  # per GPU; None for an engine that takes what its responses need
+    sleeps: bool  # the engine frees its memory while networks train
 
     @classmethod
     def of(cls, config: DictConfig) -> "Setting":
         engine = config.rollout.engine
-        dtype = engine.get("dtype", config.model.dtype)
-        return cls(config.module.sharding.cpu_offload, dtype, config.cluster.engine_tensor_parallel, engine.get("kv_cache_mib"))
+        dtype, gpus, sleeps = (
+            engine.get("dtype", config.model.dtype),
+            engine.get("tensor_parallel", 1),
+            engine.get("sleep_level", 0) > 0,
+        )
+        if config.cluster.gpus % gpus != 0:
+            raise ValueError(f"rollout.engine.tensor_parallel is {gpus} and does not divide cluster.gpus {config.cluster.gpus}")
+        return cls(config.module.sharding.cpu_offload, dtype, gpus, engine.get("kv_cache_mib"), sleeps)
 
 
 def cache_bytes(config: DictConfig, model: PretrainedConfig, setting: Setting, responses: int) -> int:
@@ -89,7 +94,7 @@ def responses_at_once(config: DictConfig, setting: Setting) -> int:
 
 
 def engine_bytes(config: DictConfig, model: PretrainedConfig, parameters: int, setting: Setting) -> tuple[int, int]:
-    """Weights and cache of the rollout engine on each GPU. Today each rank has a whole engine, which stays while it trains."""
+    """Weights and cache of the rollout engine on each GPU while it generates."""
     if setting.kv_cache_mib is not None:
         cache = setting.kv_cache_mib * 2**20
     else:

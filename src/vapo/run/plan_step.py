@@ -110,12 +110,11 @@ class OneStep(RLModule):
         """Annotates `batch`, and updates critic and actor on it once."""
         gradients: dict[str, int] = {}
         with memory.phase("annotate"), torch.no_grad():
-            for micro in self.micro_batches(batch):
-                if self.algorithm.needs_critic:
-                    self.critic(micro)
-                if self.algorithm.needs_reference:
-                    self._logprob(self.reference, micro)
-                self._logprob(self.actor, micro)
+            for name in ("critic", "reference", "actor"):
+                if hasattr(self, name):
+                    with self.at_hand(name):
+                        for micro in self.micro_batches(batch):
+                            getattr(self, name)(micro)
         for name, backward in (("critic", self.backward_critic), ("actor", self.backward_actor)):
             if name in self.networks:
                 if self.starts_with_gradients:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from omegaconf import open_dict
 from tests.ranks import SETTINGS, SHARDED, finish, output, start, train_on_ranks
-from tests.runs import metrics
+from tests.runs import config_for, metrics
+
+from vapo.run.evaluation import load_actor
 
 pytestmark = pytest.mark.distributed
 
@@ -40,9 +43,12 @@ def wait_for(condition, processes, seconds=120.0):  # type: ignore[no-untyped-de
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("killed", [(1,), (0, 1)], ids=["one_rank", "all_ranks_while_saving"])
-def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], whole: Path, tmp_path: Path) -> None:
-    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS)
+@pytest.mark.parametrize(
+    ("killed", "asynchronous"), [((1,), "true"), ((0, 1), "false")], ids=["one_rank_asynchronous", "all_ranks_while_saving"]
+)
+def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], asynchronous: str, whole: Path, tmp_path: Path) -> None:
+    saving = f"trainer.strategy.asynchronous_checkpoints={asynchronous}"
+    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, saving)
     saves = tmp_path / "checkpoints"
     if len(killed) == 1:
         wait_for((saves / "step_000002.ckpt").exists, processes)
@@ -106,3 +112,30 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     assert said.count("checkpoint step_000004.ckpt could not be written") >= 2
     assert "No space left" in said and "step_000002.ckpt is whole" in said
     assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
+
+
+def test_an_asynchronous_checkpoint_is_published_when_it_is_written(whole: Path, tmp_path: Path) -> None:
+    """Training goes on meanwhile: a slow writer does not hold it up, and the run waits for it only at its end."""
+    train_on_ranks(
+        2,
+        tmp_path,
+        *SETTINGS,
+        *SHARDED,
+        *STEPS,
+        "trainer.strategy.asynchronous_checkpoints=true",
+        slow_disk=3.0,
+        end=tmp_path / "end.pt",
+    )
+    assert_same_run(tmp_path, whole)
+    events = (tmp_path / "events.txt").read_text().split()
+    assert events.index("writing_2") < events.index("step_3") < events.index("written_2") < events.index("published_2")
+    assert events[-1] == "published_5"
+
+
+def test_a_sharded_run_is_evaluated_by_one_process(whole: Path) -> None:
+    config = config_for(whole, *SETTINGS)
+    with open_dict(config):
+        config.run, config.device = str(whole), "cpu"
+    actor, rl_step = load_actor(config)
+    end = torch.load(whole / "end.pt")
+    assert rl_step == 5 and all(torch.equal(x, end[f"actor.{name}"]) for name, x in actor.state_dict().items())

@@ -1,6 +1,7 @@
 """One rank of a run, started by `tests.ranks`: the real training entry, with notes of what it does and disturbances."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from tests.runs import config_for
 from torch.distributed.checkpoint import FileSystemWriter
 
-import vapo.module
+import vapo.experience
+from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.models.sharding import full
 from vapo.module import RLModule
 from vapo.ranks import rank
@@ -31,7 +33,7 @@ def note_gradients(folder: Path) -> None:
 
 def replay(file: Path) -> None:
     """Rollouts come from `file`, or go there if it is not there yet: sampled tokens differ once weights do in the last digit."""
-    original = vapo.module.collect
+    original = vapo.experience.collect
     recorded: list[list[Rollout]] | None = torch.load(file, weights_only=False) if file.exists() else None
     made: list[list[Rollout]] = []
 
@@ -42,7 +44,7 @@ def replay(file: Path) -> None:
         torch.save(made, file)
         return made[-1]
 
-    vapo.module.collect = collect
+    vapo.experience.collect = collect
 
 
 def poison(at_rank: int) -> None:
@@ -95,6 +97,36 @@ def fill_disk(rl_step: int) -> None:
     FileSystemWriter.write_data = write_data  # type: ignore[method-assign]
 
 
+def slow_disk(folder: Path, seconds: float) -> None:
+    """Writing takes so long; rank 0 notes what happens when, in `events.txt`."""
+    original, improve, publish = FileSystemWriter.write_data, RLModule.improve, RLCheckpoint._publish
+
+    def note(event: str) -> None:
+        if rank() == 0:
+            with (folder / "events.txt").open("a") as file:
+                file.write(f"{event}\n")
+
+    def write_data(self: FileSystemWriter, *args: Any) -> Any:
+        step = int(Path(self.path).name[5:11])
+        note(f"writing_{step}")
+        time.sleep(seconds)
+        future = original(self, *args)
+        note(f"written_{step}")
+        return future
+
+    def noted_improve(self: RLModule, batch: Batch) -> None:
+        note(f"step_{self.rl_step + 1}")
+        improve(self, batch)
+
+    def noted_publish(self: RLCheckpoint, name: str, *args: Any) -> None:
+        publish(self, name, *args)
+        note(f"published_{int(name[5:11])}")
+
+    FileSystemWriter.write_data = write_data  # type: ignore[method-assign]
+    RLModule.improve = noted_improve  # type: ignore[method-assign]
+    RLCheckpoint._publish = noted_publish  # type: ignore[method-assign]
+
+
 def main(options: dict[str, Any]) -> None:
     folder = Path(options["folder"])
     torch.set_num_threads(1)
@@ -103,6 +135,8 @@ def main(options: dict[str, Any]) -> None:
     for when in ("start", "end"):
         if when in options:
             note_state(Path(options[when]), when)
+    if "slow_disk" in options:
+        slow_disk(folder, options["slow_disk"])
     if "full_disk_at" in options:
         fill_disk(options["full_disk_at"])
     if "replay" in options:

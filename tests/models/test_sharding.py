@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.export import export_actor, export_critic, merged_weights
-from vapo.models.loading import Loading, LoRA
+from vapo.models.loading import SIZES, Loading, LoRA
 from vapo.models.sharding import Sharding, checksum, checksums, full
 from vapo.ranks import rank, sum_over_ranks, world_size
 from vapo.rollout.collate import collate, micro_batches
@@ -90,6 +90,38 @@ def test_a_network_cut_over_two_ranks_is_the_whole_one(tmp_path: Path) -> None:
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "actor").state_dict()
     assert base.keys() == exported.keys() and all(torch.equal(base[n], exported[n]) for n in base)  # adapters start as nothing
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "critic").config.num_labels == 1
+
+
+def turn_knobs(folder: Path) -> None:
+    """On two ranks: each setting does what it says."""
+    path, rng = str(SIZES.parent / "mini" / "base"), random.Random(0)
+    (micro,) = micro_batches(collate([write_rollout(rng, 3, 6, True, 0)]), 100)
+
+    def make(**settings: Any) -> Actor:
+        sharding = Sharding(**settings)
+        return Actor.from_pretrained(path, mesh=sharding.mesh("cpu", 2), sharding=sharding)
+
+    exact, rounded = make(compute_dtype="float32"), make(compute_dtype="bfloat16")
+    gap = (exact(micro)[0] - rounded(micro)[0]).abs().max()
+    rounded.reshard()  # type: ignore[attr-defined]  # the root's stay as they computed until a backward pass
+    assert 1e-4 < gap < 0.3 and all(p.dtype == torch.float32 for p in rounded.parameters())
+    copies = make(compute_dtype="float32", shard_ranks=1)
+    assert all(p.to_local().shape == p.shape for p in copies.parameters())  # type: ignore[attr-defined]
+    assert torch.equal(copies(micro)[0], exact(micro)[0])
+    assert checksums(merged_weights(copies.language_model, gather=False)) == checksums(
+        merged_weights(exact.language_model, gather=False)
+    )
+    exact.set_requires_gradient_sync(False)  # type: ignore[attr-defined]
+    exact(micro)[0].sum().backward()
+    assert all(p.grad is None for p in exact.parameters())  # whole ones wait beside the parameters
+    exact.set_requires_gradient_sync(True)  # type: ignore[attr-defined]
+    exact(micro)[0].sum().backward()
+    assert all(p.grad is not None for p in exact.parameters())
+
+
+@pytest.mark.distributed
+def test_each_setting_does_what_it_says(tmp_path: Path) -> None:
+    run_on_ranks(2, tmp_path, turn_knobs)
 
 
 def anonymous_bytes() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.distributed.checkpoint as dcp
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -97,8 +98,15 @@ def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
         path, rl_step = find_checkpoint(Path(config.run) / "checkpoints", config.checkpoint)
         if path is None:
             raise FileNotFoundError(f"no checkpoint in {config.run}: the run was stopped before its first")
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        actor.load_state_dict({name.removeprefix("actor."): weight for name, weight in state.items() if name.startswith("actor.")})
+        if path.is_dir():  # of a sharded run
+            dcp.load(
+                {"model": {f"actor.{name}": weight for name, weight in actor.state_dict().items()}},
+                checkpoint_id=path,
+                no_dist=True,
+            )
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+            actor.load_state_dict({n.removeprefix("actor."): weight for n, weight in state.items() if n.startswith("actor.")})
     return actor.eval().to(config.device), rl_step
 
 

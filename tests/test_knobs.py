@@ -199,13 +199,35 @@ def test_micro_batches_change_no_weight(tokens: int, tmp_path: Path) -> None:
 @turns("policy_steps")
 def test_policy_steps_count_the_steps_in_which_the_actor_trains(tmp_path: Path) -> None:
     module, batch = loop(tmp_path, "module.policy_steps=2")
-    module._trainer = SimpleNamespace(max_steps=-1)  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(max_steps=-1, strategy=SimpleNamespace(model=None))  # type: ignore[assignment]
     last = []
     for frozen in (True, True, False, False):
         module.actor_frozen = frozen
         module.improve(batch)
         last.append(module.is_last_step)
     assert last == [False, False, False, True]
+
+
+@turns("max_skipped_updates")
+@pytest.mark.parametrize("limit", [0, 2])
+def test_so_many_updates_in_a_row_are_skipped(limit: int, tmp_path: Path) -> None:
+    module, batch = loop(tmp_path, f"module.max_skipped_updates={limit}")
+    module._trainer = SimpleNamespace(default_root_dir=tmp_path)  # type: ignore[assignment]
+    before, parameter = weights(module, "actor"), next(module.actor.parameters())
+
+    def update(value: float) -> None:
+        parameter.grad = torch.full_like(parameter, value)
+        module.apply_gradient("actor", batch)
+
+    for _ in range(2):  # an update that succeeds begins the count anew
+        for _ in range(limit):
+            update(float("inf"))
+        assert weights(module, "actor").equal(before)
+        update(0.0)
+    for _ in range(limit):
+        update(float("nan"))
+    with pytest.raises(FloatingPointError, match=f"after {limit} skipped updates"):
+        update(float("nan"))
 
 
 @turns("seed")

@@ -75,27 +75,35 @@ def test_a_run_that_is_asked_to_go_saves_the_step_it_is_in(whole: Path, tmp_path
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize("ranks", [1, 4])
-def test_a_checkpoint_fits_any_number_of_ranks(ranks: int, whole: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on one rank."""
+    folder = tmp_path_factory.mktemp("alone")
+    train_on_ranks(1, folder, *SETTINGS, *SHARDED, *STEPS, replay=folder / "rollouts.pt")
+    return folder
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2)])
+def test_a_checkpoint_fits_any_number_of_ranks(before: int, after: int, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The restored state is equal tensor by tensor, and the next updates, on recorded rollouts, agree."""
+    made: Path = request.getfixturevalue("whole" if before == 2 else "whole_alone")
     started = {}
-    for number in (2, ranks):
-        folder = tmp_path / str(number)
-        shutil.copytree(whole, folder, symlinks=True)
+    for ranks in (before, after):
+        folder = tmp_path / str(ranks)
+        shutil.copytree(made, folder, symlinks=True)
         (folder / "checkpoints" / "last.ckpt").unlink()
         for path in (folder / "checkpoints").glob("step_000005*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        changes = (f"resume={folder}", "checkpoint=step_000004.ckpt")
-        later = torch.load(whole / "rollouts.pt", weights_only=False)[-2:]  # of the last step and the last evaluation
-        torch.save(later, tmp_path / f"{number}.pt")
-        options = {"start": folder / "start.pt", "end": folder / "end.pt", "replay": tmp_path / f"{number}.pt"}
-        train_on_ranks(number, folder, *changes, **options)
-        started[number] = torch.load(folder / "start.pt")
-    assert started[2].keys() == started[ranks].keys() and len(started[2]) > 200
-    assert [name for name, x in started[2].items() if not torch.equal(x, started[ranks][name])] == []
-    ends = [torch.load(tmp_path / str(number) / "end.pt") for number in (2, ranks)]
+        later = torch.load(made / "rollouts.pt", weights_only=False)[-2:]  # of the last step and the last evaluation
+        torch.save(later, tmp_path / f"{ranks}.pt")
+        options = {"start": folder / "start.pt", "end": folder / "end.pt", "replay": tmp_path / f"{ranks}.pt"}
+        train_on_ranks(ranks, folder, f"resume={folder}", "checkpoint=step_000004.ckpt", **options)
+        started[ranks] = torch.load(folder / "start.pt")
+    assert started[before].keys() == started[after].keys() and len(started[before]) > 200
+    assert [name for name, x in started[before].items() if not torch.equal(x, started[after][name])] == []
+    ends = [torch.load(tmp_path / str(ranks) / "end.pt") for ranks in (before, after)]
     assert max(float((x - ends[1][name]).abs().max()) for name, x in ends[0].items()) < 1e-5
-    pd.testing.assert_frame_equal(metrics(tmp_path / str(ranks)), metrics(tmp_path / "2"), rtol=1e-5, atol=1e-5)
+    pd.testing.assert_frame_equal(metrics(tmp_path / str(after)), metrics(tmp_path / str(before)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_truncated_file_of_a_checkpoint_is_named_and_the_one_before_it_offered(whole: Path, tmp_path: Path) -> None:

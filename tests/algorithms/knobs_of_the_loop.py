@@ -30,6 +30,7 @@ def collected(algorithm, frozen=False):
     datamodule = PromptDataModule(source, None, 8, algorithm.group_size, seed=0)
     module = SimpleNamespace(algorithm=algorithm, actor_frozen=frozen, sampling=None, seed=0, rl_step=0, sample=sample)
     module.trainer = SimpleNamespace(datamodule=datamodule)
+    module.take_ahead = module.start_ahead = lambda: None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # too few mixed groups
         return asked, RLModule.collect(module, datamodule.draw(0))

@@ -130,28 +130,6 @@ def test_targets_are_never_whitened(annotated):
     assert not torch.allclose(plain.advantage_R, whitened.advantage_R)
 
 
-def test_whitening_counts_over_all_ranks(annotated):
-    """Two ranks with half of the batch each get the advantages of one rank with all of it."""
-    algorithm = replace(BASE, whiten_advantages=True)
-    whole = algorithm.credit(annotated).advantage_R
-    halves = [annotated.select(torch.arange(4)), annotated.select(torch.arange(4, 8))]
-    seen = [[], []]  # what each half hands to the first, then to the second reduction
-    for half, calls in zip(halves, seen, strict=True):
-        algorithm.credit(half, lambda x, calls=calls: calls.append(x) or x)
-    total = seen[0][0] + seen[1][0]
-    squares = []
-    for half in halves:
-        calls = []
-        algorithm.credit(half, lambda x, calls=calls: calls.append(x) or (total if len(calls) == 1 else x))
-        squares.append(calls[1])
-    answers = [total, squares[0] + squares[1]]
-    parts = []
-    for half in halves:
-        left = iter(answers)
-        parts.append(algorithm.credit(half, lambda x, left=left: next(left)).advantage_R)
-    assert_close(torch.cat(parts), whole, atol=1e-6, rtol=1e-6)
-
-
 def test_monte_carlo_return_is_the_reward_still_to_come(annotated):
     algorithm = replace(BASE, gamma=0.9, overlong_buffer=4, max_response_tokens=8)
     expected = []
@@ -160,8 +138,6 @@ def test_monte_carlo_return_is_the_reward_still_to_come(annotated):
     assert algorithm.monte_carlo_return(annotated).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_normalisers_count_the_minibatch_over_ranks(annotated):
+def test_normalisers_count_the_whole_minibatch(annotated):
     total = BASE.normalisers(annotated)
     assert (total.tokens, total.sequences, total.positive_tokens) == (34, 8, 5 + 2 + 3 + 3)
-    total = BASE.normalisers(annotated, lambda x: 3 * x)
-    assert (total.tokens, total.sequences, total.positive_tokens) == (102, 24, 39)

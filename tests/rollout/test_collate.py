@@ -1,6 +1,10 @@
+import random
+
 import pytest
 import torch
 
+from vapo.algorithms import ActorCritic
+from vapo.models.actor import Actor
 from vapo.rollout.collate import collate, micro_batches
 
 BUDGETS = [1, 11, 20, 24, 33, 1000]
@@ -85,3 +89,32 @@ def test_a_micro_batch_carries_the_fields_of_its_rollouts(annotated):
 def test_equal_lengths_keep_their_order(rollouts):
     batch = collate([rollouts[6]] * 5)
     assert [micro.index_B.tolist() for micro in micro_batches(batch, 10)] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize(("count", "budget"), [(40, 60), (9, 1000), (5, 1)])
+def test_ranks_share_all_rollouts_in_equally_many_pieces(make_rollout, ranks, count, budget):
+    rng = random.Random(ranks)
+    batch = collate([make_rollout(rng, 3, rng.choice([1, 2, 5, 40]), i % 2, i) for i in range(count)])
+    shares = [list(micro_batches(batch, budget, "cpu", rank, ranks)) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(row for share in shares for micro in share for row in micro.index_B.tolist()) == list(range(count))
+    tokens = [sum(len(micro.next_token_R) for micro in share) for share in shares]
+    largest = max(micro.token_BL.numel() for share in shares for micro in share)
+    assert max(tokens) - min(tokens) <= largest  # they differ by less than one piece
+
+
+def test_a_rank_without_rollouts_runs_its_network_and_adds_nothing(make_rollout, mini_model):
+    batch = collate([make_rollout(random.Random(0), 3, 4, True, 0)]).with_(
+        old_logprob_R=-torch.ones(4), advantage_R=torch.ones(4), value_R=torch.zeros(4), target_R=torch.ones(4)
+    )
+    actor, algorithm = Actor(mini_model), ActorCritic(positive_lm_coef=0.1)
+    (micro,) = micro_batches(batch, 100, "cpu", rank=1, ranks=2)
+    assert micro.index_B.tolist() == [] and len(micro.next_token_R) == 0
+    logprob_R, entropy_R = actor(micro)
+    assert len(logprob_R) == len(entropy_R) == 0
+    loss, watched = algorithm.actor_loss(logprob_R, micro, algorithm.normalisers(batch))
+    loss.backward()
+    assert loss.item() == 0 and all(value.item() == 0 for value in watched.values())
+    gradients = [p.grad for p in actor.parameters() if p.grad is not None]
+    assert len(gradients) > 10 and all((gradient == 0).all() for gradient in gradients)

@@ -10,12 +10,12 @@ PROMPTS = [Prompt(40, "1+2:", "3", (5, 6, 7)), Prompt(7, "9-1:", "8", (8, 9)), P
 class ScriptedEngine:
     """Returns what it was told, and remembers what it was asked."""
 
-    weights_version = 0
+    weights_version, ranks_together, own_weights = 0, 1, False
 
     def __init__(self, completions):
         self.completions, self.requests, self.sampling = completions, None, None
 
-    def load_weights(self, language_model, version):
+    def load_weights(self, actor, version):
         raise AssertionError
 
     def generate(self, requests, sampling, on_finish):

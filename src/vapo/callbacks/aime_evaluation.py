@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from vapo.algorithms import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
+from vapo.analysis.benchmark import samples_frame, summarise
 from vapo.module import RLModule
 from vapo.types import Rollout, SamplingParams
 
@@ -12,19 +12,10 @@ EVALUATION_STEP = -1  # keys the sampling seeds: the same random numbers at ever
 
 
 def scores(rollouts: list[Rollout], k: int) -> dict[str, float]:
-    """avg@k with a bootstrap interval over problems, pass@k and maj@k, all from the same k samples per problem."""
-    groups = [rollouts[i : i + k] for i in range(0, len(rollouts), k)]
-    correct_PK = [[rollout.correct for rollout in group] for group in groups]
-    low, high = bootstrap_interval(correct_PK)
-    return {
-        f"avg@{k}": avg_at_k(correct_PK),
-        f"avg@{k}_low95": low,
-        f"avg@{k}_high95": high,
-        f"pass@{k}": sum(pass_at_k(k, sum(row), k) for row in correct_PK) / len(groups),
-        f"maj@{k}": sum(maj_at_k([r.verdict.answer for r in group], row) for group, row in zip(groups, correct_PK, strict=True))
-        / len(groups),
-        "length_mean": sum(len(r.completion.token_ids) for r in rollouts) / len(rollouts),
-    }
+    """avg@k with a bootstrap interval over problems, pass@k and maj@k, all from the same k samples per problem, and mean length."""
+    summary = summarise(samples_frame(rollouts, 0, k), k)
+    names = (f"avg@{k}", f"avg@{k}_low95", f"avg@{k}_high95", f"pass@{k}", f"maj@{k}", "length_mean")
+    return {name: summary[name] for name in names}
 
 
 class AIMEEvaluation(Callback):

@@ -85,6 +85,7 @@ def test_a_killed_run_resumes_bit_for_bit(rl_step: int, tmp_path: Path, monkeypa
         (("rollout.ahead=2",), "rollout.ahead is 2; set it to 0"),
         (("rollout.ahead=1",), r"set rollout\.engine\.own_weights=true, or rollout=vllm"),
         (("rollout.ahead=1", "algorithm.mismatch=truncate"), r"algorithm\.mismatch=null"),
+        (("rollout.ahead=1", "rollout.sampling.top_p=0.9"), "set top_p to 1, or ahead to 0"),
     ],
 )
 def test_what_it_cannot_go_with_is_refused(setting: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ FLOORS = [  # our packages, then the libraries let in
         "vapo.networks",
         "vapo.strategy",
         "vapo.experience",
+        "vapo.digests",
         "lightning",
         "torchmetrics",
     ],

@@ -8,7 +8,8 @@ import torch
 from tests.runs import metrics, resume, run
 
 from vapo.callbacks.aime_evaluation import AIMEEvaluation
-from vapo.callbacks.rl_checkpoint import DIGESTS, RLCheckpoint
+from vapo.callbacks.rl_checkpoint import RLCheckpoint
+from vapo.digests import DIGESTS
 from vapo.module import RLModule
 
 SETTINGS = ("at_scale.value_pretraining_steps=2", "module.policy_steps=3", "callbacks.rl_checkpoint.every_n_steps=2")

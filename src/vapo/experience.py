@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import PolicyGradient
@@ -41,6 +42,11 @@ class Experience(Networks):
             )
         if ahead not in (0, 1):
             raise ValueError(f"rollout.ahead is {ahead}; set it to 0, or to 1 for rollouts one policy old")
+        if ahead == 1 and sampling.top_p < 1:
+            raise ValueError(
+                f"rollout.ahead=1 takes the engine's log-probabilities for the old policy's, but with rollout.sampling.top_p "
+                f"{sampling.top_p} those are of a truncated distribution: set top_p to 1, or ahead to 0"
+            )
         if ahead == 1 and (algorithm.dynamic_sampling or algorithm.mismatch is not None):
             raise ValueError(
                 "rollout.ahead=1 needs algorithm.dynamic_sampling=false, which asks for more prompts when it sees the rollouts, "
@@ -106,8 +112,7 @@ class Experience(Networks):
         with self.clock.phase("rollout"):
             rollouts = self.ahead.take(self.engine, self.trainer.datamodule.verifier)  # type: ignore[attr-defined]
         if rollouts is not None:
-            self.policy_age = 1
-            self.clock.tokens["rollout"] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
+            self.policy_age = 1  # and no speed is logged: the time is that of waiting only
         return rollouts
 
     def start_ahead(self) -> None:
@@ -120,6 +125,8 @@ class Experience(Networks):
         rl_step = self.rl_step + 1
 
         def work() -> list[Rollout]:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)  # a thread begins on GPU 0
             with self.trainer.precision_plugin.forward_context():
                 return collect_share(*asked, self.seed, rl_step)
 

@@ -186,6 +186,11 @@ class Networks(LightningModule):
             if self.algorithm.needs_reference:
                 self.reference = self.make_actor(**placed).eval().requires_grad_(False)
             self.engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
+            if self.run_ahead and (self.engine.ranks_together > 1 or getattr(self.engine, "sleep_level", 0) > 0):
+                raise ValueError(
+                    "rollout.ahead=1 generates while networks train: set rollout.engine.tensor_parallel=1, or their collectives would "
+                    "mix, and rollout.engine.sleep_level=0"
+                )
             if self.run_ahead and not (self.engine.own_weights or is_sharded(self.actor)):
                 raise ValueError(
                     "rollout.ahead=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
@@ -220,6 +225,10 @@ class Networks(LightningModule):
         for name, optimizer in self.raw_optimizers.items():
             apply_configuration(optimizer, self.schedules[name])
         if self.offload:
+            if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+                raise ValueError(
+                    "module.offload=true would cut DDP's hooks from the parameters it moves; set it to false, or trainer=fsdp"
+                )
             for name in (*self.networks, *(("reference",) if self.algorithm.needs_reference else ())):
                 self._move(name, torch.device("cpu"))
 

@@ -15,7 +15,11 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from vapo.digests import check_intact
+from vapo.ranks import share, together
 
 REST = "rest.pt"  # what of a sharded checkpoint is no tensor
 
@@ -57,6 +61,14 @@ class FSDP2(ModelParallelStrategy):
         super()._setup_distributed()
         self._data_parallel_size = self.world_size
 
+    def model_to_device(self) -> None:
+        assert self.model is not None
+        if any(isinstance(p, DTensor) and p.device.type != p.device_mesh.device_type for p in self.model.parameters()):
+            for buffer in self.model.buffers():  # parameters rest on the CPU (module.sharding.cpu_offload) and must stay there
+                buffer.data = buffer.data.to(self.root_device)
+        else:
+            super().model_to_device()
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
@@ -73,16 +85,20 @@ class FSDP2(ModelParallelStrategy):
             f"optimizer_{i}": {str(number): values for number, values in saved.pop("state").items()}
             for i, saved in enumerate(optimizers)
         }
-        if self.global_rank == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, path / REST)
-        self.barrier()
+        with together():
+            if self.global_rank == 0:
+                path.mkdir(parents=True, exist_ok=True)
+                torch.save(checkpoint, path / REST)
         with _plain_errors():
             if self.asynchronous_checkpoints:
                 self._writers = self._writers or dist.new_group(backend="gloo")
                 self._writing = dcp.async_save(state, checkpoint_id=path, process_group=self._writers)  # type: ignore[assignment]
             else:
                 dcp.save(state, checkpoint_id=path)
+
+    def saved(self) -> bool:
+        """Whether this rank's part of the last checkpoint is written."""
+        return self._writing is None or self._writing.done()
 
     def finish_saving(self) -> None:
         """Waits until the last checkpoint is written."""
@@ -95,6 +111,8 @@ class FSDP2(ModelParallelStrategy):
         """Fills networks and optimizers in place, on any number of ranks, and returns the rest."""
         assert self.lightning_module is not None
         path = Path(checkpoint_path)
+        with together():
+            check_intact(path, share)
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=weights_only)
         state: dict[str, Any] = {"model": self.lightning_module.state_dict()}
         for i, optimizer in enumerate(self.optimizers):

@@ -1,7 +1,6 @@
 """Checkpoints on the RL step's clock, whole or not at all: a killed run loses at most `every_n_steps` steps, and one that is asked
 to go (SIGTERM, SLURM's preemption) none."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,12 +12,12 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from vapo.digests import DIGESTS, digest_files
 from vapo.module import RLModule
 from vapo.ranks import barrier, gather_lists, rank, share, sum_over_ranks, together
 from vapo.strategy import FSDP2
 
 LAST = "last.ckpt"  # a link to the newest
-DIGESTS = ".sha256"  # ending of the file beside a checkpoint that knows the digest of each of its files
 
 
 class RLCheckpoint(Callback):
@@ -54,15 +53,18 @@ class RLCheckpoint(Callback):
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0
         if pl_module.rl_step % self.every_n_steps == 0 or pl_module.is_last_step or going:
             self._save(trainer, pl_module)
-        if pl_module.is_last_step or going:
+        writing = isinstance(trainer.strategy, FSDP2) and not trainer.strategy.saved()
+        if pl_module.is_last_step or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
             self._finish(trainer)
         if going and not pl_module.is_last_step:
             if rank() == 0:
                 requeue()
-            raise SystemExit(128 + signal.SIGTERM)
+            started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if these fail
+            raise SystemExit(0 if started_here else 128 + signal.SIGTERM)
 
     def _save(self, trainer: Trainer, module: RLModule) -> None:
         self._finish(trainer)
+        module.ahead.check()  # what failed there is no failure to save
         name = f"step_{module.rl_step:06d}.ckpt"
         partial = self.folder / f"{name}.partial"
         if rank() == 0:
@@ -87,7 +89,7 @@ class RLCheckpoint(Callback):
                 trainer.strategy.finish_saving()
             barrier()
             with together():
-                digests = digest_files(partial)
+                digests = digest_files(partial, share)
             digests = dict(gather_lists(list(digests.items())))
             with together():
                 if rank() == 0:
@@ -112,27 +114,6 @@ class RLCheckpoint(Callback):
         remedy = f"then resume: {saved[-1]} is whole" if saved else "then start anew: there is no earlier one"
         reason = " ".join(str(error).split())[:200]
         return OSError(f"checkpoint {name} could not be written to {self.folder} ({reason}): make room or fix it, {remedy}")
-
-
-def digest_files(path: Path) -> dict[str, str]:
-    """SHA-256 of this rank's share of a checkpoint's files, by name within it; a checkpoint of one file has the name `.`."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return {str(file.relative_to(path)): sha256(file) for file in files[share(len(files))]}
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def damaged_files(path: Path) -> list[str]:
-    """Files of a checkpoint that are gone or not as they were written. Without a record of them, as in old runs, none."""
-    record = path.with_name(f"{path.resolve().name}{DIGESTS}")
-    if not record.exists():
-        return []
-    expected = json.loads(record.read_text())
-    files = {path if name == "." else path / name: digest for name, digest in expected.items()}
-    return [file.name for file, digest in files.items() if not file.is_file() or sha256(file) != digest]
 
 
 def remove(path: Path) -> None:

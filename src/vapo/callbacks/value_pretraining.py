@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from vapo.algorithms import ActorCritic, explained_variance, explained_variance_sums
 from vapo.models.sharding import checksums
 from vapo.module import RLModule
-from vapo.ranks import rank
+from vapo.ranks import gather_lists, rank, together
 from vapo.rollout.collate import collate
 from vapo.types import Batch
 
@@ -85,7 +85,8 @@ class ValuePretraining(Callback):
             self.key = self._make_key(trainer, pl_module)
         prompts = datamodule.held_out(self.heldout_rollouts)
         self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, HELD_OUT_STEP, "heldout"))
-        if self.critic_file is not None and self.critic_file.exists() and self._load(trainer, pl_module):
+        (found,) = gather_lists([self.critic_file is not None and self.critic_file.exists()] if rank() == 0 else [])
+        if found and self._load(trainer, pl_module):
             clock = {"clock/policy_step": 0.0, "clock/rollouts": float(pl_module.rollouts_sampled)}
             pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)} | clock)
             self._finish(trainer, pl_module)
@@ -148,9 +149,6 @@ class ValuePretraining(Callback):
         assert self.critic_file is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole, so that it fits any number of ranks
         critic, optimizer = get_state_dict(module.critic, module.raw_optimizers["critic"], options=options)
-        if rank() != 0:
-            return
-        self.critic_file.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "key": self.key,
             "run": str(trainer.default_root_dir),
@@ -160,9 +158,12 @@ class ValuePretraining(Callback):
             "optimizer": optimizer,
             "schedule": module.schedules["critic"].state_dict(),
         }
-        partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
-        torch.save(state, partial)
-        partial.replace(self.critic_file)  # whole or not at all: another job of a sweep may be reading
+        with together():
+            if rank() == 0:
+                self.critic_file.parent.mkdir(parents=True, exist_ok=True)
+                partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
+                torch.save(state, partial)
+                partial.replace(self.critic_file)  # whole or not at all: another job of a sweep may be reading
 
     def _load(self, trainer: Trainer, module: RLModule) -> bool:
         """Puts the run where the one that made the file was after value pretraining, clock and prompt cursor included: so it

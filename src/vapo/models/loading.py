@@ -1,11 +1,12 @@
 """How Hugging Face models are loaded: precision of weights, attention, activation checkpointing, LoRA."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 SIZES = Path(__file__).resolve().parents[1] / "assets" / "sizes"  # dimensions of published models, without weights
 
@@ -69,7 +70,11 @@ class Loading:
         """The same model on the meta device: names and shapes, no memory."""
         config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
         with torch.device("meta"):
-            return self._finish(auto_class.from_config(config, **self._options()))
+            model = auto_class.from_config(config, **self._options())
+        with suppress(OSError):  # not every model has one; it may name other EOS tokens than config.json
+            model.generation_config = GenerationConfig.from_pretrained(path)
+        with torch.device("meta"):
+            return self._finish(model)
 
     def _options(self) -> dict[str, Any]:
         dtype = getattr(torch, self.dtype)

@@ -144,6 +144,12 @@ def fill(parameter: Tensor, whole: Tensor) -> None:
     parameter.copy_(whole)
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network computes; its parameters may rest elsewhere."""
+    parameter = next(network.parameters())
+    return torch.device(parameter.device_mesh.device_type) if isinstance(parameter, DTensor) else parameter.device
+
+
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor on this rank; a collective if it is sharded."""
     if not isinstance(tensor, DTensor):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vapo.ranks import gather_lists, rank
+from vapo.ranks import gather_lists, rank, together
 from vapo.rollout.collect import join
 from vapo.rollout.engine import Engine
 from vapo.types import Completion, Prompt, Rollout, Status, Verdict
@@ -31,6 +31,12 @@ class Ahead:
         """Returns when the engine is free."""
         if self._making is not None:
             self._making.exception()
+
+    def check(self) -> None:
+        """Waits, and raises on all ranks if it failed on one."""
+        with together():
+            if self._making is not None:
+                self._making.result()
 
     def take(self, engine: Engine, verifier: Verifier) -> list[Rollout] | None:
         """All ranks' rollouts, or None if none were started."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from vapo.models.actor import Actor
+from vapo.models.sharding import device_of
 from vapo.rollout.collate import collate, micro_batches
 from vapo.types import Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 
@@ -38,7 +39,7 @@ def probe_gap(actor: Actor, request: Request, completion: Completion) -> float:
     """Largest difference, in nats, between the engine's and the actor's log-probabilities of the completion's tokens. The actor may
     be sharded: all ranks ask together."""
     rollout = Rollout(Prompt(0, "", "", request.prompt_ids), 0, completion, "", Verdict(Status.WRONG))
-    (micro,) = micro_batches(collate([rollout]), 1, actor.language_model.device)
+    (micro,) = micro_batches(collate([rollout]), 1, device_of(actor))
     was_training = actor.training
     logprob_R = actor.eval()(micro)[0]
     actor.train(was_training)

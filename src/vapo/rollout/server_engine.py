@@ -8,6 +8,7 @@ it was sampled with: a server that was started anew in the meantime is noticed. 
 import asyncio
 import os
 import resource
+import threading
 import time
 import uuid
 from collections import deque
@@ -225,7 +226,9 @@ class ServerEngine:
                 label = await server.label(session)
                 if label == self.label:
                     return
-                if world_size() > 1:
+                if (
+                    world_size() > 1 or threading.current_thread() is not threading.main_thread()
+                ):  # where the actor trains meanwhile
                     raise ServerFault(f"{server.url} was started anew, and gets the weights when they are next handed over")
                 probes, _ = await self._send(session, [server], actor, self._weights(actor), self.label)
                 check_gap(probe_gap(actor, *probes[server.url]), self.max_probe_gap, f"the server {server.url}")

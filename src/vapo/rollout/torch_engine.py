@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
-from vapo.models.sharding import is_sharded
+from vapo.models.sharding import device_of, is_sharded
 from vapo.rollout.engine import ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
@@ -69,6 +69,7 @@ class TorchEngine:
         self.own_weights = own_weights
         self.weights_version = -1
         self.language_model: PreTrainedModel | None = None
+        self._own: PreTrainedModel | None = None
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
         if self.own_weights or is_sharded(actor):
@@ -80,11 +81,13 @@ class TorchEngine:
 
     @torch.no_grad()
     def _copy(self, model: PreTrainedModel) -> None:
-        if self.language_model is None:
-            self.language_model = type(model)._from_config(model.config, dtype=model.dtype).to(model.device).eval()
-        own = self.language_model.state_dict()
+        if self._own is None:
+            with torch.random.fork_rng():  # weights that nobody sees are drawn
+                self._own = type(model)._from_config(model.config, dtype=model.dtype).to(device_of(model)).eval()
+        own = self._own.state_dict()
         for name, weight in merged_weights(model):
             own[name].copy_(weight)
+        self.language_model = self._own
 
     def rest(self) -> None:
         """Nothing: the cache lives as long as a batch."""

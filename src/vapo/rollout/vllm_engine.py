@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.models.sharding import checksum, checksums
-from vapo.ranks import together, world_size
+from vapo.ranks import rank, together, world_size
 from vapo.rollout.engine import ignore
 from vapo.rollout.proof import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
 from vapo.rollout.vllm_options import check_version, environment, options, parameters
@@ -74,10 +74,14 @@ class VLLMEngine:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
         self.weights_version = -1
-        self.received: dict[str, int] = {}  # checksum of each tensor in the engine
+        self.received: dict[str, int] = {}  # checksum of each tensor that was sent
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process
         for name, value in environment().items():
             os.environ.setdefault(name, value)
+        ranks_are_workers = tensor_parallel > 1 or (torch.cuda.is_available() and world_size() > 1)  # each on the GPU of its rank
+        if ranks_are_workers:
+            os.environ["RANK"] = str(rank())
+            os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
         gc.collect()  # an engine of an earlier run, collected later, would take the process groups of this one with it
         with _random_state_kept():  # vLLM seeds every generator of the process
             from vllm import LLM
@@ -87,7 +91,7 @@ class VLLMEngine:
                 **arguments,
                 disable_log_stats=True,
                 tensor_parallel_size=tensor_parallel,
-                distributed_executor_backend="external_launcher" if tensor_parallel > 1 else None,  # our ranks are its workers
+                distributed_executor_backend="external_launcher" if ranks_are_workers else None,
                 enable_sleep_mode=self.sleep_level > 0,
             )
         self._requests = 0

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from vapo.analysis.benchmark import problem_table, samples_frame, summarise
 from vapo.callbacks.aime_evaluation import EVALUATION_STEP
+from vapo.digests import check_intact
 from vapo.models.actor import Actor
 from vapo.rollout.collect import collect
 from vapo.run.record import RESOLVED, circumstances
@@ -99,6 +100,7 @@ def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
         if path is None:
             raise FileNotFoundError(f"no checkpoint in {config.run}: the run was stopped before its first")
         if path.is_dir():  # of a sharded run
+            check_intact(path)
             dcp.load(
                 {"model": {f"actor.{name}": weight for name, weight in actor.state_dict().items()}},
                 checkpoint_id=path,

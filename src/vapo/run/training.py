@@ -17,7 +17,8 @@ from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from vapo.callbacks.metrics_csv import trim
-from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint, damaged_files, remove
+from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint, remove
+from vapo.digests import check_intact, remedy
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
 from vapo.run.record import CONFIG, RESOLVED, record_texts, save_record
@@ -126,14 +127,13 @@ def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
         if not others and name == LAST:
             return None, -1
         raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
-    remedy = f"set checkpoint to one of {', '.join(others)}" if others else "start the run anew"
-    if damaged := damaged_files(path):
-        raise ValueError(f"the checkpoint {path} is damaged ({', '.join(damaged[:3])} changed since it was written): {remedy}")
+    if not path.is_dir():  # the ranks of a sharded run look together, when it is loaded
+        check_intact(path)
     try:
         state = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
         return path.resolve(), int(state["vapo"]["rl_step"])
     except Exception as error:
-        raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy}") from error
+        raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy(path)}") from error
 
 
 def cut_back(folder: Path, rl_step: int) -> None:

@@ -188,8 +188,8 @@ class Networks(LightningModule):
             self.engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
             if self.run_ahead and (self.engine.ranks_together > 1 or getattr(self.engine, "sleep_level", 0) > 0):
                 raise ValueError(
-                    "rollout.ahead=1 generates while networks train: set rollout.engine.tensor_parallel=1, or their collectives would "
-                    "mix, and rollout.engine.sleep_level=0"
+                    "rollout.ahead=1 generates while networks train: set rollout.engine.tensor_parallel=1, as collectives "
+                    "would mix, and rollout.engine.sleep_level=0"
                 )
             if self.run_ahead and not (self.engine.own_weights or is_sharded(self.actor)):
                 raise ValueError(

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting thr
 import hydra
 from omegaconf import DictConfig
 
+from vapo.run.entry import run_main
 from vapo.run.resolvers import register
 
 register()
@@ -24,4 +25,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, "src/pretrain.py")

@@ -39,7 +39,12 @@ def check_intact(path: Path, share: Callable[[int], slice] = lambda size: slice(
         )
 
 
+def other_checkpoints(path: Path) -> list[str]:
+    """Names of those beside this one."""
+    return sorted(p.name for p in path.parent.glob("step_*.ckpt") if p.resolve() != path.resolve())
+
+
 def remedy(path: Path) -> str:
     """What to do about a bad checkpoint."""
-    others = sorted(p.name for p in path.parent.glob("step_*.ckpt") if p.resolve() != path.resolve())
+    others = other_checkpoints(path)
     return f"set checkpoint to one of {', '.join(others)}" if others else "start the run anew"

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import PolicyGradient
 from vapo.metrics import PhaseClock
+from vapo.models.sharding import is_sharded
 from vapo.networks import Networks
 from vapo.rollout.ahead import Ahead
 from vapo.rollout.collect import collect, collect_share
@@ -64,6 +65,26 @@ class Experience(Networks):
         self.clock = PhaseClock()
         self.sampled: list[Rollout] = []  # all rollouts of the last step
         self.rollouts: list[Rollout] = []  # those of them that trained: all, but with dynamic sampling
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.run_ahead and (self.engine.ranks_together > 1 or getattr(self.engine, "sleep_level", 0) > 0):
+            raise ValueError(
+                "rollout.ahead=1 generates while networks train: set rollout.engine.tensor_parallel=1, as collectives "
+                "would mix, and rollout.engine.sleep_level=0"
+            )
+        if self.run_ahead and not (self.engine.own_weights or is_sharded(self.actor)):
+            raise ValueError(
+                "rollout.ahead=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vapo"]["ahead"] = self.ahead.state_dict(self.engine)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.ahead.load_state_dict(checkpoint["vapo"]["ahead"])
 
     def collect(self, prompts: Sequence[Prompt]) -> list[Rollout]:
         """Group-samples responses with the current policy and verifies them; dynamic sampling goes on until enough are mixed."""

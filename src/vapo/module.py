@@ -89,8 +89,7 @@ class RLModule(Experience):
     @torch.no_grad()
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
-        if not self.run_ahead:
-            self.engine.rest()
+        self.engine.rest()
         batch = collate(rollouts)
         with self.clock.phase("annotate", len(batch.token_N)):
             if self.algorithm.needs_critic:

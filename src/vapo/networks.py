@@ -19,9 +19,8 @@ from vapo.algorithms import PolicyGradient
 from vapo.metrics import StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.models.sharding import Sharding, full, is_sharded
+from vapo.models.sharding import Sharding, full
 from vapo.ranks import gather_lists, rank, sum_over_ranks, world_size
-from vapo.rollout.ahead import Ahead
 from vapo.rollout.collate import micro_batches
 from vapo.rollout.engine import Engine
 from vapo.run_state import random_state, restore_random_state
@@ -48,8 +47,6 @@ class Networks(LightningModule):
     critic: Critic
     reference: Actor
     microbatch_tokens: int  # most padded tokens in one forward
-    run_ahead: bool
-    ahead: Ahead
 
     def __init__(
         self,
@@ -110,11 +107,15 @@ class Networks(LightningModule):
             train: `actor` or `critic`: backward passes of it follow, and gradients are summed over ranks with the last one, or
                 with each, as its kind of sharding wants it.
         """
-        pieces = list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
+        pieces = self.pieces(batch)
         for number, micro in enumerate(pieces, 1):
             if train is not None:
                 self._set_gradient_sync(self.networks[train], number == len(pieces))
             yield micro
+
+    def pieces(self, batch: Batch) -> list[MicroBatch]:
+        """What this rank's passes over a batch go through."""
+        return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
 
     def per_token(self, batch: Batch, forward: Callable[[MicroBatch], Tensor]) -> Tensor:
         """Applies `forward` to micro-batches, each rank to its own, and joins the results in the order of the flat tokens."""
@@ -186,15 +187,6 @@ class Networks(LightningModule):
             if self.algorithm.needs_reference:
                 self.reference = self.make_actor(**placed).eval().requires_grad_(False)
             self.engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
-            if self.run_ahead and (self.engine.ranks_together > 1 or getattr(self.engine, "sleep_level", 0) > 0):
-                raise ValueError(
-                    "rollout.ahead=1 generates while networks train: set rollout.engine.tensor_parallel=1, as collectives "
-                    "would mix, and rollout.engine.sleep_level=0"
-                )
-            if self.run_ahead and not (self.engine.own_weights or is_sharded(self.actor)):
-                raise ValueError(
-                    "rollout.ahead=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
-                )
 
     def configure_optimizers(self) -> Any:
         # actor first, critic second: the order is the key under which checkpoints keep them
@@ -208,18 +200,14 @@ class Networks(LightningModule):
         return batch  # prompts are plain values; the engine moves what it needs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {
-            "random_states": gather_lists([random_state()]),
-            "ahead": self.ahead.state_dict(self.engine),
-        }
+        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {"random_states": gather_lists([random_state()])}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = dict(checkpoint["vapo"])
-        self.ahead.load_state_dict(saved.pop("ahead"))
-        states = saved.pop("random_states")
+        saved = checkpoint["vapo"]
+        states = saved["random_states"]
         self._random_state = states[rank()] if len(states) == world_size() else None  # of other ranks, none fits
-        for name, value in saved.items():
-            setattr(self, name, value)
+        for name in COUNTERS:
+            setattr(self, name, saved[name])
 
     def on_train_start(self) -> None:
         for name, optimizer in self.raw_optimizers.items():

@@ -1,12 +1,10 @@
 """Two trainer ranks and two servers: rank 0 sends the weights, each rank gets its own responses, and a fault stops both alike."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from tests.conftest import spread
+from tests.ranks import run_on_ranks
 from tests.rollout.fake_server import EOS, FakeServer
 
 from vapo.models.actor import Actor
@@ -27,9 +25,8 @@ def requests(rank):
     return [Request((2 + i, 5, 9), seed=100 * rank + i) for i in range(6)]
 
 
-def rank_main(rank, port, urls, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def rank_main(folder, urls):
+    rank = dist.get_rank()
     model = make_model()
     engine = ServerEngine([EOS], urls, deadline_seconds=20, start_seconds=20)
     found = {"proof": engine.load_weights(Actor(model), 0), "label": engine.label}
@@ -41,18 +38,13 @@ def rank_main(rank, port, urls, folder):
     except ValueError as error:
         found["error"] = str(error)
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_share_servers_and_stop_alike(tmp_path):
     fakes = [FakeServer(make_model()) for _ in range(2)]
     try:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        arguments = port, [fake.url for fake in fakes], str(tmp_path)
-        multiprocessing.spawn(rank_main, arguments, nprocs=2)
+        run_on_ranks(2, tmp_path, rank_main, [fake.url for fake in fakes])
     finally:
         for fake in fakes:
             fake.die()

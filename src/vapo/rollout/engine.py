@@ -11,6 +11,12 @@ def ignore(index: int, completion: Completion) -> None:
     """The `on_finish` of those who wait for all."""
 
 
+def check_eos(eos_token_ids: Sequence[int]) -> None:
+    """Raises if there are none."""
+    if not eos_token_ids:
+        raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
+
+
 class Engine(Protocol):
     """Token ids in, token ids and the sampler's log-probabilities out."""
 

@@ -23,7 +23,7 @@ from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.models.sharding import checksum
 from vapo.ranks import barrier, gather_lists, rank, together, world_size
-from vapo.rollout.engine import ignore
+from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.proof import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
 from vapo.rollout.server import Expected, Server, ServerFault, bucket_body, buckets, each, open_session
 from vapo.rollout.spread import Fleet, Spread
@@ -64,8 +64,7 @@ class ServerEngine:
             bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
             max_probe_gap: nats, see the module's docstring; None takes `MAX_PROBE_GAP` of the dtype.
         """
-        if not eos_token_ids:
-            raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
+        check_eos(eos_token_ids)
         if not urls or len(set(urls)) < len(urls) or not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError(f"rollout.engine.urls is {list(urls)}; list each server once, such as [http://127.0.0.1:8000]")
         limits = dict(deadline_seconds=deadline_seconds, start_seconds=start_seconds, max_batch=max_batch, bucket_mib=bucket_mib)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.models.sharding import device_of, is_sharded
-from vapo.rollout.engine import ignore
+from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
 
@@ -61,8 +61,7 @@ class TorchEngine:
             max_batch: most responses decoded at once; bounds the memory of the cache.
             own_weights: keeps a copy of any actor, so that training can go on while it generates.
         """
-        if not eos_token_ids:
-            raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
+        check_eos(eos_token_ids)
         if max_batch < 1:
             raise ValueError(f"rollout.engine.max_batch is {max_batch}; set it to 1 or more responses")
         self.eos_token_ids, self.max_batch = tuple(eos_token_ids), max_batch

@@ -19,7 +19,7 @@ from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.models.sharding import checksum, checksums
 from vapo.ranks import rank, together, world_size
-from vapo.rollout.engine import ignore
+from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.proof import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
 from vapo.rollout.vllm_options import check_version, environment, options, parameters
 from vapo.types import Completion, Request, SamplingParams
@@ -58,8 +58,7 @@ class VLLMEngine:
             sleep_level: what memory is freed while networks train, on a GPU: 0 none; 1 the cache, and weights go to the CPU;
                 2 both, and weights are handed over anew.
         """
-        if not eos_token_ids:
-            raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
+        check_eos(eos_token_ids)
         if tensor_parallel < 1 or world_size() % tensor_parallel != 0:
             raise ValueError(
                 f"rollout.engine.tensor_parallel is {tensor_parallel} and does not divide the {world_size()} ranks; set it to a "

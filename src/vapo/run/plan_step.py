@@ -57,7 +57,7 @@ class StepMemory:
 class OneStep(RLModule):
     """The training loop with its networks and optimizers, without Lightning, engine and files."""
 
-    pieces: list[MicroBatch] | None = None  # what passes go through instead of a batch's micro-batches
+    given: list[MicroBatch] | None = None  # what passes go through instead of a batch's micro-batches
     starts_with_gradients = False  # as if a micro-batch had gone before
     built: dict[str, Optimizer]
 
@@ -97,14 +97,8 @@ class OneStep(RLModule):
     def manual_backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
         self.backward(loss)
 
-    def micro_batches(self, batch: Batch, train: str | None = None) -> Iterator[MicroBatch]:
-        if self.pieces is None:
-            yield from super().micro_batches(batch, train)
-            return
-        for number, micro in enumerate(self.pieces, 1):
-            if train is not None:
-                self._set_gradient_sync(self.networks[train], number == len(self.pieces))
-            yield micro
+    def pieces(self, batch: Batch) -> list[MicroBatch]:
+        return super().pieces(batch) if self.given is None else self.given
 
     def run(self, batch: Batch, memory: LiveMemory) -> StepMemory:
         """Annotates `batch`, and updates critic and actor on it once."""
@@ -190,7 +184,7 @@ def step_memory(settings: DictConfig, longest: int, fake: bool, foreach: bool | 
         module.starts_with_gradients = not module.sharding.defer_gradient_sync  # a quicker way to be in the second micro-batch
         batch = full_batch(budget, longest, 1 if module.starts_with_gradients else MICRO_BATCHES)
         # which tokens have a response to predict is read from a mask, and a fake one could not say how many they are
-        module.pieces = [
+        module.given = [
             replace(micro, predicts_BL=micro.predicts_BL.nonzero(as_tuple=True))  # type: ignore[arg-type]
             for micro in micro_batches(batch, budget)
         ]

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vapo.callbacks.metrics_csv import trim
 from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint, remove
-from vapo.digests import check_intact, remedy
+from vapo.digests import check_intact, other_checkpoints, remedy
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
 from vapo.run.record import CONFIG, RESOLVED, record_texts, save_record
@@ -122,7 +122,7 @@ def check_same_job(config: DictConfig, folder: Path) -> None:
 def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
     """The checkpoint to go on from and the RL step it was made after; None and -1 when the run was killed before its first."""
     path = folder / name
-    others = sorted(p.name for p in folder.glob("step_*.ckpt") if p.resolve() != path.resolve())
+    others = other_checkpoints(path)
     if not path.exists():
         if not others and name == LAST:
             return None, -1

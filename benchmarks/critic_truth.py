@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from lightning import Trainer
 
 from vapo.analysis.critic_truth import by_place, critic_against_truth
-from vapo.rollout.collect import collect
-from vapo.run.record import RESOLVED
+from vapo.run.record import RESOLVED, load_config
 from vapo.run.resolvers import register
 from vapo.run.training import quiet_libraries
 
@@ -32,17 +31,19 @@ def main() -> None:
     torch.set_num_threads(1)
     register()
     quiet_libraries()
-    config = OmegaConf.load(arguments.run / RESOLVED)
+    config = load_config(arguments.run / RESOLVED)
     module, datamodule = instantiate(config.module), instantiate(config.data)
+    module.trainer = Trainer(accelerator="cpu", logger=False)
+    module.trainer.datamodule = datamodule
     module.configure_model()
     if arguments.checkpoint != "base":
         state = torch.load(arguments.run / "checkpoints" / arguments.checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
     if arguments.critic_file is not None:
         module.critic.load_state_dict(torch.load(arguments.critic_file, map_location="cpu", weights_only=True)["critic"])
-    module.engine.load_weights(module.actor, 0)
+    module.sampler.engine.load_weights(module.actor, 0)
     prompts = datamodule.held_out(arguments.rollouts)
-    rollouts = collect(prompts, 1, module.engine, module.sampling, module.tokenizer, datamodule.verifier, 77, 0)
+    rollouts = module.sampler.sample(prompts, 1, module.sampling, 77, 0)
     frame = critic_against_truth(module, rollouts, datamodule.verifier, arguments.positions, arguments.continuations, 78)
     frame.to_csv(arguments.out or arguments.run / "critic_truth.csv", index=False, float_format="%.4g")
     print(by_place(frame).round(3).to_string())

@@ -20,7 +20,7 @@ import torch
 from tests.ranks import SETTINGS, SHARDED, finish, output, start, train_on_ranks
 from tests.runs import metrics
 
-STEPS = ("at_scale.value_pretraining_steps=2", "module.policy_steps=3", "callbacks.rl_checkpoint.every_n_steps=1")
+STEPS = ("scale_overrides.value_pretraining_steps=2", "module.policy_steps=3", "callbacks.rl_checkpoint.every_n_steps=1")
 TRAINER = {1: ("trainer=cpu",), 2: SHARDED}
 HOW = ("one rank", "all ranks", "all ranks while saving")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from vapo.run.plan_check import measure, predict, small_model
+from vapo.plan.check import measure, predict, small_model
 from vapo.run.record import git_commit
 from vapo.run.resolvers import register
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vapo.models.actor import Actor, load_tokenizer
 from vapo.rollout.torch_engine import TorchEngine
-from vapo.rollout.vllm_engine import VLLMEngine
+from vapo.rollout.vllm.engine import VLLMEngine
 from vapo.run.pretrain import build_model, build_tokenizer
 from vapo.types import Request, SamplingParams
 

@@ -42,7 +42,7 @@ case $piece in
   extra)
     mkdir -p "$folder" # what the others are compared with, from the main piece
     cp -rn logs/train/multiruns/study_main/experiment=vapo_full,seed=1[012] "$folder"
-    train experiment=vapo_full at_scale.length_adaptive_alpha=0.05,0.1,0.2,0.8 seed=10,11,12
+    train experiment=vapo_full scale_overrides.length_adaptive_alpha=0.05,0.1,0.2,0.8 seed=10,11,12
     train experiment=vapo_full algorithm.whiten_advantages=false seed=10,11,12
     train experiment=vapo_full algorithm.length_adaptive_alpha=null algorithm.critic_lambda=0.95 seed=10,11,12
     train experiment=vapo_full algorithm.length_adaptive_alpha=null algorithm.actor_lambda=1 algorithm.critic_lambda=1 seed=10,11,12

@@ -19,7 +19,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="plan")
 def main(config: DictConfig) -> None:
-    from vapo.run.plan import plan  # here: `--help` should not wait for torch
+    from vapo.plan.plan import plan  # here: `--help` should not wait for torch
 
     plan(config)
 

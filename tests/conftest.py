@@ -90,4 +90,4 @@ def annotated(batch):
     generator = torch.Generator().manual_seed(3)
     names = ("value_R", "old_logprob_R", "advantage_R", "target_R")
     drawn = {name: torch.randn(len(batch.sampler_logprob_R), generator=generator) for name in names}
-    return batch.with_(**drawn | {"old_logprob_R": -drawn["old_logprob_R"].abs()})
+    return batch.replace(**drawn | {"old_logprob_R": -drawn["old_logprob_R"].abs()})

@@ -1,6 +1,8 @@
 """Runs the real training entry on the real configs, made small by `debug=fast`."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,11 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from vapo.module import RLModule
-from vapo.rollout.collect import collect
 from vapo.run.resolvers import register
 from vapo.run.training import train
 from vapo.types import Batch, SamplingParams
-from vapo.verifiers.sums import SumsVerifier
 
 CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 VAPO: dict[str, Any] = {
@@ -70,25 +70,37 @@ def build(folder: Path, *overrides: str, family: str = "vapo", **algorithm: Any)
     config = config_for(folder, f"algorithm={family}", "debug=fast", "threads=1", *switches, *overrides)
     torch.manual_seed(0)
     module: RLModule = instantiate(config.module)
+    module._trainer = without_trainer(folder, instantiate(config.data))
     module.configure_model()
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
-    source = instantiate(config.data.source)
-    module.engine.load_weights(module.actor, 0)
-    prompts = [source.prompt(i, seed=0) for i in range(4)]
-    sampling = SamplingParams(max_new_tokens=64)
-    batch = module.annotate(collect(prompts, 4, module.engine, sampling, module.tokenizer, SumsVerifier(), 0, 0))
-    batch = batch.with_(correct_B=torch.arange(16) % 3 == 0)
+    module.sampler.engine.load_weights(module.actor, 0)
+    prompts = [module.datamodule.source.prompt(i, seed=0) for i in range(4)]
+    batch = module.annotate(module.sampler.sample(prompts, 4, SamplingParams(max_new_tokens=64), 0, 0))
+    batch = batch.replace(correct_B=torch.arange(16) % 3 == 0)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return module, module.algorithm.credit(batch)
 
 
+def without_trainer(folder: Path, datamodule: Any = None) -> Any:
+    """What a module asks of its trainer when there is none."""
+    precision = SimpleNamespace(forward_context=nullcontext)
+    strategy = SimpleNamespace(model=None, backward=lambda loss, optimizer: loss.backward())
+    parts = {"datamodule": datamodule, "precision_plugin": precision, "strategy": strategy}
+    return SimpleNamespace(**parts, default_root_dir=folder, max_steps=-1)
+
+
+def backward(module: RLModule, name: str, minibatch: Batch) -> None:
+    """Accumulates the gradient of the `actor` or the `critic` on a whole minibatch."""
+    counts, learner = module.algorithm.normalizers(minibatch), module.learners[name]
+    loss = {"actor": module.actor_loss, "critic": module.critic_loss}[name]
+    learner.backward_over(learner.micro_batches(minibatch), lambda micro: loss(micro, counts))
+
+
 def gradients(module: RLModule, batch: Batch, microbatch_tokens: int) -> list[torch.Tensor]:
     """Of the critic's and the actor's loss, for every parameter that has one."""
-    module.microbatch_tokens = microbatch_tokens
     module.zero_grad()
-    if module.algorithm.needs_critic:
-        module.backward_critic(batch)
-    module.backward_actor(batch)
+    for name in ("critic", "actor") if module.algorithm.needs_critic else ("actor",):
+        module.learners[name].microbatch_tokens = microbatch_tokens
+        backward(module, name, batch)
     return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]

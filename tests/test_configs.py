@@ -79,7 +79,7 @@ def test_ppo_has_none_of_the_seven_techniques_at_any_scale(tmp_path: Path) -> No
 
 
 def test_vapo_has_the_papers_numbers(tmp_path: Path) -> None:
-    config = config_for(tmp_path, "experiment=vapo_full", "~at_scale")
+    config = config_for(tmp_path, "experiment=vapo_full", "~scale_overrides")
     algorithm = config.algorithm
     assert (algorithm.value_pretraining_steps, algorithm.critic_lambda, algorithm.length_adaptive_alpha) == (50, 1.0, 0.05)
     assert (algorithm.clip_low, algorithm.clip_high, algorithm.loss_aggregation) == (0.2, 0.28, "token")
@@ -145,7 +145,7 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 def test_vc_ppo_grpo_and_dapo_have_their_papers_numbers(tmp_path: Path) -> None:
     limit = "rollout.sampling.max_new_tokens=20480"
     vc_ppo, grpo, dapo = (
-        config_for(tmp_path, f"experiment={name}", "~at_scale", limit).algorithm for name in ("vc_ppo", "grpo", "dapo")
+        config_for(tmp_path, f"experiment={name}", "~scale_overrides", limit).algorithm for name in ("vc_ppo", "grpo", "dapo")
     )
     assert (vc_ppo.value_pretraining_steps, vc_ppo.critic_lambda, vc_ppo.actor_lambda) == (100, 1.0, 0.95)
     assert (grpo.group_size, grpo.kl_coef, grpo.kl_estimator, grpo.loss_aggregation) == (16, 0.001, "k3", "sequence")

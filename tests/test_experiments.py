@@ -37,7 +37,7 @@ def record_prompts(patch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
     original = RLModule.sample
 
     def sample(self: RLModule, prompts: Any, *args: Any) -> Any:
-        if args[-1] == "rollout":
+        if args[-1] == self.rl_step:  # not of a callback
             draws.append((self.rl_step, [prompt.index for prompt in prompts]))
         return original(self, prompts, *args)
 

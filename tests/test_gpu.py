@@ -38,14 +38,14 @@ def test_offload_changes_no_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", [1, 2])
 def test_a_sleeping_engine_frees_memory_and_wakes_with_its_weights(level: int) -> None:
     pytest.importorskip("vllm")
-    from vapo.rollout.vllm_engine import VLLMEngine
+    from vapo.rollout.vllm.engine import VLLMEngine
 
     engine = VLLMEngine([1], BASE, max_tokens=512, kv_cache_mib=2048, sleep_level=level)
     actor = Actor.from_pretrained(BASE).cuda()
     engine.load_weights(actor, 0)
     asked, sampling = [Request((3, 4, 5), seed=i) for i in range(8)], SamplingParams(max_new_tokens=30)
     before, free = engine.generate(asked, sampling), torch.cuda.mem_get_info()[0]
-    engine.rest()
+    engine.sleep()
     assert torch.cuda.mem_get_info()[0] - free > 1.5 * 2**30
     assert engine.weights_version == (0 if level == 1 else -1)
     if level == 2:

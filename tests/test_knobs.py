@@ -6,14 +6,13 @@ Weights move by hand-made steps of plain gradient descent wherever the optimizer
 import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.runs import CONFIGS, build, metrics, run
+from tests.runs import CONFIGS, backward, build, metrics, run
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -38,31 +37,30 @@ def turns(*keys: str) -> Callable[[Any], Any]:
 def loop(folder: Path, *overrides: str, base: Iterable[str] = GRADIENT_DESCENT, **algorithm: Any) -> tuple[RLModule, Batch]:
     """A module that can `improve` without a trainer, and the batch to do so on."""
     module, batch = build(folder, *base, *overrides, **algorithm)
-    configured = module.configure_optimizers()
-    module.optimizers = lambda use_pl_optimizer: [c["optimizer"] for c in configured]  # type: ignore[method-assign]
-    module.lr_schedulers = lambda: [c["lr_scheduler"] for c in configured]  # type: ignore[method-assign]
+    module.configure_optimizers()
     return module, batch
 
 
 def weights(module: RLModule, name: str) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in module.networks[name].parameters()])
+    return torch.cat([p.detach().reshape(-1) for p in module.learners[name].network.parameters()])
 
 
 def gradient(module: RLModule, name: str, minibatch: Batch) -> Tensor:
     """Of one network's loss on a whole minibatch."""
     module.zero_grad()
-    (module.backward_actor if name == "actor" else module.backward_critic)(minibatch)
-    found = torch.cat([p.grad.reshape(-1) for p in module.networks[name].parameters() if p.grad is not None])
+    backward(module, name, minibatch)
+    found = torch.cat([p.grad.reshape(-1) for p in module.learners[name].network.parameters() if p.grad is not None])
     module.zero_grad()
     return found
 
 
 def descend(module: RLModule, name: str, minibatches: Iterable[Batch], rate: float = 0.01) -> Tensor:
     """Weights of a copy of the network after one step of gradient descent on each minibatch."""
-    module = copy.deepcopy(module)
+    trainer, module = module.trainer, copy.deepcopy(module)
+    module._trainer = trainer
     for minibatch in minibatches:
         flat = weights(module, name) - rate * gradient(module, name, minibatch)
-        torch.nn.utils.vector_to_parameters(flat, module.networks[name].parameters())
+        torch.nn.utils.vector_to_parameters(flat, module.learners[name].network.parameters())
     return weights(module, name)
 
 
@@ -137,8 +135,8 @@ def test_the_rate_warms_up_over_the_rl_steps_in_which_a_network_trains(warmup: i
     assert_moves(module, batch, "critic", descend(module, "critic", [batch], 0.01 * factors[0]))
     module.actor_frozen = False
     for _ in range(4):
-        for name, optimizer in module.raw_optimizers.items():
-            rates[name].append(optimizer.param_groups[0]["lr"])
+        for name, learner in module.learners.items():
+            rates[name].append(learner.optimizer.param_groups[0]["lr"])
         module.improve(batch)
     assert rates["actor"] == pytest.approx([0.01 * factor for factor in factors[:4]])
     assert rates["critic"] == pytest.approx([0.01 * factor for factor in factors[1:]])
@@ -199,7 +197,6 @@ def test_micro_batches_change_no_weight(tokens: int, tmp_path: Path) -> None:
 @turns("policy_steps")
 def test_policy_steps_count_the_steps_in_which_the_actor_trains(tmp_path: Path) -> None:
     module, batch = loop(tmp_path, "module.policy_steps=2")
-    module._trainer = SimpleNamespace(max_steps=-1, strategy=SimpleNamespace(model=None))  # type: ignore[assignment]
     last = []
     for frozen in (True, True, False, False):
         module.actor_frozen = frozen
@@ -212,12 +209,11 @@ def test_policy_steps_count_the_steps_in_which_the_actor_trains(tmp_path: Path) 
 @pytest.mark.parametrize("limit", [0, 2])
 def test_so_many_updates_in_a_row_are_skipped(limit: int, tmp_path: Path) -> None:
     module, batch = loop(tmp_path, f"module.max_skipped_updates={limit}")
-    module._trainer = SimpleNamespace(default_root_dir=tmp_path)  # type: ignore[assignment]
     before, parameter = weights(module, "actor"), next(module.actor.parameters())
 
     def update(value: float) -> None:
         parameter.grad = torch.full_like(parameter, value)
-        module.apply_gradient("actor", batch)
+        module.learners["actor"].step(batch, tmp_path / "batch.pt")
 
     for _ in range(2):  # an update that succeeds begins the count anew
         for _ in range(limit):

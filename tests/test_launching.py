@@ -29,7 +29,18 @@ def test_a_sweep_does_not_start_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_one_command_starts_its_ranks_and_they_share_a_folder(tmp_path: Path) -> None:
+def test_one_command_starts_its_ranks_which_share_a_folder_and_torchrun_resumes_it(tmp_path: Path) -> None:
     done = command(*TWO, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "metrics.csv").exists() and [path.name for path in tmp_path.iterdir()] == ["run"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
+    words = [*torchrun, "src/train.py", f"resume={tmp_path}/run"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.runs import build
 
-from vapo.algorithms import ActorCritic, explained_variance_sums
-from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, ExplainedVariance, PhaseClock, Ratio, StepMetrics
-from vapo.module import RLModule
+from vapo.algorithms import explained_variance_sums
+from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, SHARES, ExplainedVariance, PhaseClock, Ratio, StepMetrics
 from vapo.reporting import report_step
-from vapo.rollout.collate import micro_batches
+from vapo.types import Status, Verdict
 
 
 def test_ratio_adds_sums_and_counts():
@@ -82,37 +82,38 @@ def test_an_undeclared_name_is_an_error():
 
 
 def test_names_are_area_and_quantity_and_declared_once():
-    names = [*MEANS, *EXPLAINED_VARIANCES, *GAUGES]
+    names = [*MEANS, *SHARES, *EXPLAINED_VARIANCES, *GAUGES]
     assert len(set(names)) == len(names)
     assert all(name.count("/") == 1 and name == name.lower() for name in names)
 
 
-def test_a_step_logs_every_declared_name_and_no_other(annotated, rollouts):
-    """Runs the code that fills the metrics on stand-ins for networks and optimizers."""
-    weight = torch.ones(1, requires_grad=True)
-    optimizer = SimpleNamespace(param_groups=[{"lr": 1e-3}], step=lambda: None, zero_grad=lambda: None)
-    module = SimpleNamespace(
-        algorithm=ActorCritic(loss_aggregation="token", positive_lm_coef=0.1),
-        metrics=StepMetrics(),
-        actor=lambda micro, temperature: (micro.part.old_logprob_R * weight, torch.ones(len(micro.next_token_R))),
-        critic=lambda micro: micro.part.value_R * weight,
-        raw_optimizers={"actor": optimizer, "critic": optimizer},
-        sampling=SimpleNamespace(temperature=1.0),
-        micro_batches=lambda batch, train: micro_batches(batch, 40),
-        manual_backward=lambda loss: loss.backward(),
-        **dict.fromkeys(("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled"), 1),
-        policy_age=0,
-    )
-    RLModule.backward_critic(module, annotated)
-    RLModule.backward_actor(module, annotated)
-    for name in ("actor", "critic"):
-        module.metrics.mean(f"{name}/grad_norm", 1.0)
-        module.metrics.mean(f"{name}/skipped_fraction", 0.0)
-    report_step(module, rollouts, annotated)
-    # no response here is long enough to have a token in its last tenth, an algorithm with a critic has no reference, and only an
-    # engine with weights of its own is probed
-    absent = {"critic/explained_variance_decile_9", "actor/kl_reference", "engine/probe_gap_max", "engine/servers"}
-    assert set(module.metrics.flush()) == {*MEANS, *EXPLAINED_VARIANCES, *GAUGES} - absent
+def test_a_step_logs_every_declared_name_and_no_other(tmp_path):
+    """Of updates and report; gauges are the module's (tests/test_metrics_page.py)."""
+    module, batch = build(tmp_path)
+    module.configure_optimizers()
+    module.improve(batch)
+    sampled = [SimpleNamespace(verdict=Verdict(Status.WRONG))] * len(batch)
+    report_step(module.metrics, module.algorithm, sampled, batch)
+    # an algorithm with a critic has no reference, and only an engine with weights of its own is probed
+    absent = {"actor/kl_reference", "engine/probe_gap", "engine/servers", "response/length_correct_mean"}
+    assert set(module.metrics.flush()) | absent == {*MEANS, *SHARES, *EXPLAINED_VARIANCES} | absent
+
+
+def test_shares_of_micro_batches_add_up_to_the_mean_over_minibatches():
+    """Three minibatches of six rollouts, the last of which has no value (a minibatch without correct responses)."""
+    metrics, rng = StepMetrics(), random.Random(0)
+    values = []
+    for number, cut in enumerate([(6,), (1, 2, 0, 3), (5, 1)]):
+        parts = [rng.random() if number < 2 else 0.0 for _ in cut]
+        values.append(sum(parts))
+        for size, part in zip(cut, parts, strict=True):
+            metrics.share("actor/positive_nll", torch.tensor(part), size / 6 if number < 2 else 0.0)
+            metrics.share("critic/value_loss", part, size / 6)
+    found = metrics.flush()
+    assert found["actor/positive_nll"] == pytest.approx(sum(values[:2]) / 2, rel=1e-6)
+    assert found["critic/value_loss"] == pytest.approx(sum(values) / 3, rel=1e-6)
+    with pytest.raises(AssertionError, match="reward/mean"):
+        metrics.share("reward/mean", 1.0, 1.0)
 
 
 def test_the_clock_adds_up_phases_even_when_they_fail():

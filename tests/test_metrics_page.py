@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from tests.runs import CREDIT, run
 
-from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS
+from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, SHARES
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text()
 PHASES = ("rollout", "annotate", "critic_update", "actor_update", "evaluation", "heldout")
@@ -26,7 +26,7 @@ def test_page_and_run_name_the_same_keys(tmp_path: Path) -> None:
     logged = {re.sub(r"^mini_aime_t1_p0.7/", "", key).replace("@2", "@k") for key in logged}
     assert logged - documented() == set()
     absent = {"response/length_correct_mean", "response/length_wrong_mean"}  # when there are none
-    absent |= {"engine/probe_gap_max", "engine/servers"}  # vLLM's (tests/rollout/test_vllm_server.py)
+    absent |= {"engine/probe_gap", "engine/servers"}  # vLLM's (tests/rollout/vllm/test_server.py)
     absent |= {"memory/rollout_peak_gib"}  # a GPU's
     assert documented() - logged <= absent
-    assert {*MEANS, *EXPLAINED_VARIANCES, *GAUGES} <= documented()
+    assert {*MEANS, *SHARES, *EXPLAINED_VARIANCES, *GAUGES} <= documented()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.runs import build, gradients, run
 
-from vapo.algorithms import length_adaptive_lambda
+from vapo.algorithms import Normalizers, length_adaptive_lambda
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
-from vapo.types import Batch
+from vapo.types import Batch, MicroBatch
 
 # name -> settings that turn one thing on or off
 ARMS: dict[str, dict[str, Any]] = {
@@ -56,11 +56,11 @@ def test_the_references_logprobs_are_those_of_the_policy_that_training_started_f
     assert batch.reference_logprob_R is not None and batch.old_logprob_R is not None
     assert torch.equal(batch.reference_logprob_R, batch.old_logprob_R)  # the actor was the initial policy then
     with torch.no_grad():
-        now_R = module.per_token(batch, lambda micro: module.actor(micro)[0])
+        now_R = module.learners["actor"].per_token(batch, lambda micro: module.actor(micro)[0])
     assert (now_R - batch.reference_logprob_R).abs().max() > 0.1
     gradients(module, batch, 10**6)
     assert all(p.grad is None and not p.requires_grad for p in module.reference.parameters())
-    assert list(module.networks) == ["actor"] and not hasattr(module, "critic")
+    assert list(module.learners) == ["actor", "reference"] and not hasattr(module, "critic")
 
 
 def test_a_constant_critic_gives_the_advantage_known_in_closed_form(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_constant_critic_gives_the_advantage_known_in_closed_form(tmp_path: Pa
     with torch.no_grad():
         head.weight.zero_()
         head.bias.fill_(0.25)
-        value_R = module.per_token(batch, lambda micro: module.critic(micro))
-    credited = module.algorithm.credit(batch.with_(value_R=value_R))
+        value_R = module.learners["critic"].per_token(batch, module.critic)
+    credited = module.algorithm.credit(batch.replace(value_R=value_R))
     advantage_BT, target_BT = credited.pad(credited.advantage_R), credited.pad(credited.target_R)  # type: ignore[arg-type]
     for i in range(len(batch)):
         length, reward = int(batch.response_length_B[i]), 1.0 if batch.correct_B[i] else -1.0
@@ -103,7 +103,7 @@ def test_each_step_trains_on_its_own_rollouts_only(tmp_path: Path) -> None:
     """The first actor update after value pretraining sees no rollout of the frozen policy."""
     prompts: dict[int, set[bytes]] = {}
     trained: dict[int, set[bytes]] = {}
-    collected, updated = RLModule.collect, RLModule.backward_actor
+    collected, updated = RLModule.collect, RLModule.actor_loss
 
     def rows(batch: Batch) -> set[bytes]:
         return {batch.select(torch.tensor([i])).token_N.numpy().tobytes() for i in range(len(batch))}
@@ -113,13 +113,13 @@ def test_each_step_trains_on_its_own_rollouts_only(tmp_path: Path) -> None:
         prompts[self.rl_step] = rows(collate(rollouts))
         return rollouts
 
-    def updating(self: RLModule, minibatch: Batch) -> None:
-        trained.setdefault(self.rl_step, set()).update(rows(minibatch))
-        updated(self, minibatch)
+    def updating(self: RLModule, micro: MicroBatch, counts: Normalizers) -> torch.Tensor:
+        trained.setdefault(self.rl_step, set()).update(rows(micro.part))
+        return updated(self, micro, counts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RLModule, "collect", collecting)
-        patch.setattr(RLModule, "backward_actor", updating)
+        patch.setattr(RLModule, "actor_loss", updating)
         run(tmp_path)
     assert set(trained) == {1, 2} and set(prompts) == {0, 1, 2}
     assert all(trained[step] == prompts[step] for step in trained)

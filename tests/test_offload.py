@@ -3,51 +3,40 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from tests.runs import metrics, run
 
-from vapo.module import RLModule
-
-USES = {"backward_critic": {"critic"}, "backward_actor": {"actor"}}
+from vapo.learner import Learner
+from vapo.types import Batch, MicroBatch
 
 
 @pytest.mark.parametrize("experiment", ["vapo_full", "grpo"])
-def test_only_what_is_in_use_is_at_hand_and_no_number_changes(
+def test_only_the_network_in_use_is_on_the_device_and_no_number_changes(
     experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a GPU the move itself does nothing; who is where is what this follows."""
+    """Without a GPU the move itself does nothing; this follows which network is where."""
     run(tmp_path / "without", experiment=experiment)
     here: set[str] = set()
-    moves, at_hand = [], RLModule.at_hand
+    moves, on_device = [], Learner.on_device
 
     @contextmanager
-    def watched_at_hand(self: RLModule, name: str) -> Iterator[None]:
-        here.add(name)
-        with at_hand(self, name):
+    def watched_on_device(self: Learner) -> Iterator[None]:
+        here.add(self.name)
+        with on_device(self):
             yield
-        here.remove(name)
+        here.remove(self.name)
 
-    monkeypatch.setattr(RLModule, "at_hand", watched_at_hand)
-    monkeypatch.setattr(RLModule, "_move", lambda self, name, device: moves.append((name, device.type)))
-    for verb in ("backward_critic", "backward_actor"):
-        original = getattr(RLModule, verb)
+    monkeypatch.setattr(Learner, "on_device", watched_on_device)
+    monkeypatch.setattr(Learner, "move", lambda self, device: moves.append((self.name, device.type)))
+    original = Learner.micro_batches
 
-        def watched(self: RLModule, minibatch: Any, original: Any = original, verb: str = verb) -> None:
-            assert here == USES[verb], verb
-            original(self, minibatch)
+    def micro_batches(self: Learner, batch: Batch) -> list[MicroBatch]:  # before every pass, with gradient or without
+        assert here == {self.name}
+        return original(self, batch)
 
-        monkeypatch.setattr(RLModule, verb, watched)
-    forward = RLModule.per_token
-
-    def per_token(self: RLModule, batch: Any, function: Any) -> torch.Tensor:
-        assert len(here) == 1
-        return forward(self, batch, function)
-
-    monkeypatch.setattr(RLModule, "per_token", per_token)
+    monkeypatch.setattr(Learner, "micro_batches", micro_batches)
     run(tmp_path / "with", "module.offload=true", experiment=experiment)
     assert here == set() and {name for name, _ in moves} == {"actor", "reference" if experiment == "grpo" else "critic"}
     pd.testing.assert_frame_equal(metrics(tmp_path / "with"), metrics(tmp_path / "without"), check_exact=True)

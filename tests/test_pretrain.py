@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from vapo.algorithms import avg_at_k
 from vapo.data.prompts import SumsPrompts
 from vapo.models.actor import Actor
-from vapo.rollout.collect import collect
+from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.run.pretrain import pretrain
 from vapo.run.resolvers import PACKAGE, register
@@ -45,6 +45,6 @@ def test_shipped_base_is_small_and_right_about_one_time_in_six(tmp_path: Path) -
     engine = TorchEngine([tokenizer.eos_token_id])
     engine.load_weights(Actor.from_pretrained(str(assets / "base")), 0)
     sampling = SamplingParams(temperature=1.0, top_p=0.7, max_new_tokens=256)
-    rollouts = collect(source.benchmark(), 8, engine, sampling, tokenizer, SumsVerifier(), seed=0, rl_step=-1)
+    rollouts = Sampler(engine, tokenizer, SumsVerifier()).sample(source.benchmark(), 8, sampling, seed=0, rl_step=-1)
     score = avg_at_k([[r.correct for r in rollouts[i : i + 8]] for i in range(0, len(rollouts), 8)])
     assert 0.10 <= score <= 0.25

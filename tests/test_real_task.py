@@ -29,7 +29,7 @@ from vapo.run.resolvers import register
 from vapo.run.training import train
 
 SMALL = [  # scale=small_gpu, made so small that it runs in seconds
-    *("trainer=cpu", "threads=1", "at_scale.value_pretraining_steps=1", "module.policy_steps=2"),
+    *("trainer=cpu", "threads=1", "scale_overrides.value_pretraining_steps=1", "module.policy_steps=2"),
     *("data.rollouts_per_step=32", "module.minibatch_rollouts=16", "rollout.sampling.max_new_tokens=16"),
     *(
         "callbacks.aime_evaluation.every_n_steps=1",

@@ -1,4 +1,4 @@
-"""`python src/serve.py`: its command line, and its messages. Real servers: tests/rollout/test_vllm_server.py."""
+"""`python src/serve.py`: its command line, and its messages. Real servers: tests/rollout/vllm/test_server.py."""
 
 import sys
 from pathlib import Path

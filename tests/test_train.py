@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.runs import CONFIGS, metrics, resume, run
 
-from vapo.module import RLModule
+from vapo.learner import Learner
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.types import Batch
 
@@ -65,32 +65,34 @@ def test_micro_batch_budget_changes_no_metric(finished: Path, tmp_path: Path) ->
 
 def poison(patch: pytest.MonkeyPatch, times: int) -> list[int]:
     """The first `times` gradients of the actor after its first step hold a NaN."""
-    original, poisoned = RLModule.backward_actor, []
+    original, poisoned, updates = Learner.step, [], []
 
-    def backward(self: RLModule, minibatch: object) -> None:
-        original(self, minibatch)  # type: ignore[arg-type]
-        if self.policy_step == 1 and len(poisoned) < times:
-            next(self.actor.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
-            poisoned.append(self.actor_updates)
+    def step(self: Learner, minibatch: Batch, dump: Path) -> None:
+        if self.name == "actor":
+            updates.append(len(updates))
+            if updates[-1] >= 2 and len(poisoned) < times:  # two updates a step
+                next(self.network.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
+                poisoned.append(updates[-1])
+        original(self, minibatch, dump)
 
-    patch.setattr(RLModule, "backward_actor", backward)
+    patch.setattr(Learner, "step", step)
     return poisoned
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before: list[torch.Tensor] = []
-    original = RLModule.apply_gradient
-
-    def apply(self: RLModule, name: str, minibatch: Batch) -> None:
-        weights = next(self.actor.parameters()).detach().clone()
-        original(self, name, minibatch)
-        if name == "actor" and self.policy_step == 1:
-            before.append((next(self.actor.parameters()) - weights).abs().max())
-
-    monkeypatch.setattr(RLModule, "apply_gradient", apply)
     poison(monkeypatch, 1)
+    original = Learner.step
+
+    def step(self: Learner, minibatch: Batch, dump: Path) -> None:
+        weights = next(self.network.parameters()).detach().clone()
+        original(self, minibatch, dump)
+        if self.name == "actor":
+            before.append((next(self.network.parameters()).detach() - weights).abs().max())
+
+    monkeypatch.setattr(Learner, "step", step)
     run(tmp_path)
-    assert [float(moved) > 0 for moved in before] == [False, True]
+    assert [float(moved) > 0 for moved in before] == [True, True, False, True]
     assert metrics(tmp_path)["actor/skipped_fraction"].tolist()[2:] == [0.0, 0.5]
     assert metrics(tmp_path)["actor/grad_norm"].notna().tolist()[2:] == [True, True]
 

@@ -58,7 +58,7 @@ def test_select_leaves_out_what_is_not_there_yet(batch):
 
 def test_with_sets_fields_of_a_copy(batch):
     value_R = torch.zeros(34)
-    assert batch.with_(value_R=value_R).value_R is value_R
+    assert batch.replace(value_R=value_R).value_R is value_R
     assert batch.value_R is None
 
 

@@ -9,55 +9,58 @@ import torch
 from tests.runs import config_for
 from torch.distributed.checkpoint import FileSystemWriter
 
-import vapo.experience
-from vapo.callbacks.rl_checkpoint import RLCheckpoint
-from vapo.models.sharding import full
+import vapo.callbacks.rl_checkpoint
+from vapo.distributed.ranks import rank
+from vapo.distributed.sharding import full
+from vapo.learner import Learner
 from vapo.module import RLModule
-from vapo.ranks import rank
+from vapo.rollout.sampler import Sampler
 from vapo.run.training import train
-from vapo.types import Batch, Rollout
+from vapo.types import Batch, MicroBatch, Rollout
 
 
 def note_gradients(folder: Path) -> None:
     """Saves whole gradients before every update, as `<number>_<network>.pt`, and the weights after the last."""
-    original, numbers = RLModule.apply_gradient, iter(range(10**6))
+    original, numbers = Learner.step, iter(range(10**6))
 
-    def apply(self: RLModule, name: str, minibatch: Batch) -> None:
-        gradients = {n: full(p.grad).clone() for n, p in self.networks[name].named_parameters() if p.grad is not None}
+    def step(self: Learner, minibatch: Batch, dump: Path) -> None:
+        gradients = {n: full(p.grad).clone() for n, p in self.network.named_parameters() if p.grad is not None}
         if rank() == 0:
-            torch.save(gradients, folder / f"{next(numbers):03d}_{name}.pt")
-        original(self, name, minibatch)
+            torch.save(gradients, folder / f"{next(numbers):03d}_{self.name}.pt")
+        original(self, minibatch, dump)
 
-    RLModule.apply_gradient = apply  # type: ignore[method-assign]
+    Learner.step = step  # type: ignore[method-assign]
 
 
 def replay(file: Path) -> None:
     """Rollouts come from `file`, or go there if it is not there yet: sampled tokens differ once weights do in the last digit."""
-    original = vapo.experience.collect
+    original = Sampler.sample
     recorded: list[list[Rollout]] | None = torch.load(file, weights_only=False) if file.exists() else None
     made: list[list[Rollout]] = []
 
-    def collect(*args: Any) -> list[Rollout]:
+    def sample(self: Sampler, *args: Any) -> list[Rollout]:
         if recorded is not None:
             return recorded.pop(0)
-        made.append(original(*args))
+        made.append(original(self, *args))
         torch.save(made, file)
         return made[-1]
 
-    vapo.experience.collect = collect
+    Sampler.sample = sample  # type: ignore[method-assign]
 
 
 def poison(at_rank: int) -> None:
     """A NaN in the loss of one rank's micro-batch, in the first update of the actor."""
-    original = RLModule.backward_actor
+    original, updates = Learner.update, []
 
-    def backward(self: RLModule, minibatch: Batch) -> None:
-        if rank() == at_rank and self.actor_updates == 0:
-            assert minibatch.advantage_R is not None
-            minibatch = minibatch.with_(advantage_R=minibatch.advantage_R * float("nan"))
-        original(self, minibatch)
+    def update(self: Learner, minibatch: Batch, loss: Any, dump: Path) -> None:
+        def poisoned(micro: MicroBatch) -> torch.Tensor:
+            return loss(micro) * float("nan")
 
-    RLModule.backward_actor = backward  # type: ignore[method-assign]
+        updates.append(self.name)
+        first = self.name == "actor" and updates.count("actor") == 1
+        original(self, minibatch, poisoned if first and rank() == at_rank else loss, dump)
+
+    Learner.update = update  # type: ignore[method-assign]
 
 
 def note_state(file: Path, when: str) -> None:
@@ -65,9 +68,9 @@ def note_state(file: Path, when: str) -> None:
 
     def save(module: RLModule) -> None:
         state: dict[str, Any] = {name: full(tensor).clone() for name, tensor in module.state_dict().items()}
-        for network, optimizer in module.raw_optimizers.items():
-            names = [name for name, _ in module.networks[network].named_parameters()]
-            for number, entries in optimizer.state_dict()["state"].items():
+        for network, learner in module.learners.items():
+            names = [name for name, _ in learner.network.named_parameters()]
+            for number, entries in learner.optimizer.state_dict()["state"].items():
                 state |= {f"{network}.{names[number]}.{key}": full(value).clone() for key, value in entries.items()}
         if rank() == 0:
             torch.save(state, file)
@@ -99,7 +102,7 @@ def fill_disk(rl_step: int) -> None:
 
 def slow_disk(folder: Path, seconds: float) -> None:
     """Writing takes so long; rank 0 notes what happens when, in `events.txt`."""
-    original, improve, publish = FileSystemWriter.write_data, RLModule.improve, RLCheckpoint._publish
+    original, improve, publish = FileSystemWriter.write_data, RLModule.improve, vapo.callbacks.rl_checkpoint.publish
 
     def note(event: str) -> None:
         if rank() == 0:
@@ -118,13 +121,13 @@ def slow_disk(folder: Path, seconds: float) -> None:
         note(f"step_{self.rl_step + 1}")
         improve(self, batch)
 
-    def noted_publish(self: RLCheckpoint, name: str, *args: Any) -> None:
-        publish(self, name, *args)
+    def noted_publish(folder: Path, name: str, *args: Any) -> None:
+        publish(folder, name, *args)
         note(f"published_{int(name[5:11])}")
 
     FileSystemWriter.write_data = write_data  # type: ignore[method-assign]
     RLModule.improve = noted_improve  # type: ignore[method-assign]
-    RLCheckpoint._publish = noted_publish  # type: ignore[method-assign]
+    vapo.callbacks.rl_checkpoint.publish = noted_publish
 
 
 def main(options: dict[str, Any]) -> None:

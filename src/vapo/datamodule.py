@@ -29,7 +29,7 @@ class _CursorSampler(Sampler[list[int]]):
 
 
 class PromptDataModule(LightningDataModule):
-    """Owns how many prompts a step asks, and how often each. Repeating them is `vapo.rollout.collect`'s work."""
+    """Owns how many prompts a step asks, and how often each. Repeating them is `vapo.rollout.sampler`'s work."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from vapo.algorithms import explained_variance
-from vapo.ranks import sum_over_ranks
+from vapo.distributed.ranks import sum_over_ranks
 
 # means with states (sum, count)
 MEANS = (
@@ -29,8 +29,6 @@ MEANS = (
     "group/frac_mixed",
     "group/frac_all_correct",
     "actor/entropy_mean",
-    "actor/surrogate_loss",
-    "actor/positive_nll",
     "actor/positive_token_fraction",
     "actor/clip_fraction_low",
     "actor/clip_fraction_high",
@@ -40,15 +38,16 @@ MEANS = (
     "actor/grad_norm",
     "actor/skipped_fraction",
     "actor/lambda_mean",
-    "critic/value_loss",
     "critic/value_mean",
     "critic/grad_norm",
     "critic/skipped_fraction",
     "advantage/abs_mean",
     "engine/logprob_gap_mean",
-    "engine/probe_gap_max",
+    "engine/probe_gap",
     "engine/servers",
 )
+# means over minibatches, of which each micro-batch adds its share
+SHARES = ("actor/surrogate_loss", "actor/positive_nll", "critic/value_loss")
 EXPLAINED_VARIANCES = ("critic/explained_variance", *(f"critic/explained_variance_decile_{i}" for i in range(10)))
 GAUGES = (
     "actor/learning_rate",
@@ -58,7 +57,7 @@ GAUGES = (
     "clock/actor_updates",
     "clock/critic_updates",
     "clock/rollouts",
-    "clock/policy_age",
+    "clock/staleness",
 )
 
 
@@ -79,6 +78,14 @@ class Ratio(Metric):
 
     def compute(self) -> Tensor:
         return self.total / self.count
+
+
+class ShareSum(Ratio):
+    """Mean over minibatches. Each micro-batch of each rank adds its share of the minibatch's value to `total`, and its share of the
+    minibatch's rollouts to `count`; the latter add up to whole minibatches, but for rounding."""
+
+    def compute(self) -> Tensor:
+        return self.total / self.count.round()
 
 
 class ExplainedVariance(Metric):
@@ -102,6 +109,7 @@ class StepMetrics:
 
     def __init__(self) -> None:
         self._metrics: dict[str, Metric] = {name: Ratio() for name in MEANS}
+        self._metrics |= {name: ShareSum() for name in SHARES}
         self._metrics |= {name: ExplainedVariance() for name in EXPLAINED_VARIANCES}
         self._gauges: dict[str, float] = {}
 
@@ -110,6 +118,15 @@ class StepMetrics:
         if isinstance(total, Tensor):
             total = total.detach().double().cpu()
         self._metrics[name].update(total, float(count))
+
+    def share(self, name: str, value: Tensor | float, share: float) -> None:
+        """Adds one micro-batch's share of a minibatch's mean.
+
+        Args:
+            share: of the minibatch's rollouts, 0 to 1; 0 throughout a minibatch leaves that minibatch out of the mean.
+        """
+        assert name in SHARES, name
+        self.mean(name, value, share)
 
     def explained_variance(self, name: str, sums: Tensor) -> None:
         self._metrics[name].update(sums.cpu())
@@ -120,7 +137,7 @@ class StepMetrics:
         self._gauges[name] = value
 
     def flush(self) -> dict[str, float]:
-        """All metrics that saw something, over all ranks; then starts anew."""
+        """All metrics that saw something, over all ranks; then starts from zero."""
         self._sum_over_ranks()
         values = {name: metric.compute().item() for name, metric in self._metrics.items() if metric.update_called}
         values = {name: value for name, value in values.items() if value == value} | self._gauges

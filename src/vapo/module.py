@@ -1,41 +1,52 @@
-"""VAPO's loop. Read `training_step`: collect, annotate, credit, improve, report; `vapo.algorithms` holds the equations it calls."""
+"""VAPO's loop. Read `training_step`: collect, annotate, credit, improve, report. `vapo.algorithms` holds the equations it calls."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
-from vapo.algorithms import ActorCritic, PolicyGradient
-from vapo.experience import Experience
+from vapo.algorithms import ActorCritic, Normalizers, PolicyGradient
+from vapo.datamodule import PromptDataModule
+from vapo.distributed.ranks import world_size
+from vapo.distributed.sharding import Sharding, is_sharded
+from vapo.learner import Learner
+from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.models.sharding import Sharding
-from vapo.ranks import world_size
 from vapo.reporting import report_step
 from vapo.rollout.collate import collate
+from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
+from vapo.rollout.sampler import Sampler, check_engine, check_sampling
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
+COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")  # of finished ones, in checkpoints
 
-class RLModule(Experience):
-    """Actor and critic under manual optimization. Its clock is the RL step: one batch of prompts, several updates of each network.
 
-    Networks and engine are built in `configure_model`, which Lightning calls where their parameters belong.
+class RLModule(LightningModule):
+    """Actor and critic under manual optimization. Its clock is the RL step: a batch of prompts, several updates of each network.
+
+    `sampler` turns prompts into rollouts, `learners` run and train the networks; all are built in `configure_model`. There is a
+    critic if the algorithm needs one, and a frozen copy of the initial policy, the `reference`, if it has a KL loss.
     """
 
     def __init__(
         self,
         algorithm: PolicyGradient,
-        actor: Callable[[], Actor],
-        critic: Callable[[], Critic],
+        actor: Callable[..., Actor],
+        critic: Callable[..., Critic],
         tokenizer: PreTrainedTokenizerBase,
         engine: Callable[..., Engine],
         sampling: SamplingParams,
-        ahead: int,
+        prefetch: int,
         actor_optimizer: Callable[..., Optimizer],
         critic_optimizer: Callable[..., Optimizer],
         actor_schedule: Callable[[Optimizer], LambdaLR],
@@ -53,29 +64,37 @@ class RLModule(Experience):
     ) -> None:
         """
         Args:
-            ahead: see `Experience`.
+            prefetch: 1 generates the next step's rollouts while this step's train; 0 does not.
             policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
             minibatch_rollouts: rollouts per optimizer step; must divide the rollouts of a step.
-            microbatch_tokens: most padded tokens in one forward; memory only, it changes no result.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
-            max_grad_norm: gradients of each network are scaled down to this norm; None for no clipping.
-            max_skipped_updates: updates in a row whose gradient was not finite, and which were dropped; one more stops the run.
-            offload: networks and optimizers that are not in use wait in the memory of the CPU.
-            sharding: of networks over ranks, where the trainer shards.
+            microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`.
+            sharding: of networks over ranks, with trainer=fsdp.
             seed: of sampling and minibatch order.
         """
-        optimizers = (actor_optimizer, critic_optimizer, actor_schedule, critic_schedule)
-        networks = (actor, critic, engine, *optimizers, max_grad_norm, max_skipped_updates, offload, sharding)
-        super().__init__(algorithm, *networks, tokenizer=tokenizer, sampling=sampling, ahead=ahead, seed=seed)
-        counts = dict(minibatch_rollouts=minibatch_rollouts, microbatch_tokens=microbatch_tokens, epochs=epochs)
-        for name, value in {**counts, "value_pretraining_epochs": value_pretraining_epochs, "policy_steps": policy_steps}.items():
-            if value < 1:
-                raise ValueError(f"module.{name} is {value}; set it to 1 or more")
-        self.policy_steps, self.minibatch_rollouts, self.microbatch_tokens = policy_steps, minibatch_rollouts, microbatch_tokens
+        super().__init__()
+        check_sampling(sampling, algorithm, prefetch)
+        self.automatic_optimization = False
+        self.algorithm, self.sampling, self.prefetch, self.seed = algorithm, sampling, prefetch == 1, seed
+        self.make_actor, self.make_critic, self.make_engine, self.tokenizer = actor, critic, engine, tokenizer
+        self.make_optimizers = {"actor": (actor_optimizer, actor_schedule), "critic": (critic_optimizer, critic_schedule)}
+        self.policy_steps, self.minibatch_rollouts, self.sharding = policy_steps, minibatch_rollouts, sharding
         self.epochs, self.value_pretraining_epochs = epochs, value_pretraining_epochs
+        for name in ("policy_steps", "minibatch_rollouts", "epochs", "value_pretraining_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"module.{name} is {getattr(self, name)}; set it to 1 or more")
+        self.metrics, self.clock = StepMetrics(), PhaseClock()
+        limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
+        self.make_learner = partial(Learner, self.manual_backward, self.metrics, *limits)
+        self.learners: dict[str, Learner] = {}
+        self.actor_frozen = False  # set by the ValuePretraining callback (technique 1)
         self.actor_trained = False  # in the last step
+        self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
+        self.sampled: list[Rollout] = []  # all rollouts of the last step
+        self.rollouts: list[Rollout] = []  # the subset that is trained on: all of them unless dynamic sampling is on
         self.batch: Batch | None = None
         self.latest: dict[str, float] = {}  # newest value of every metric, for people
+        self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = self.rollouts_sampled = 0
 
     # --- one step of the algorithm -----------------------------------------------------------------------------------
 
@@ -86,121 +105,196 @@ class RLModule(Experience):
         self.improve(batch)
         self.report(batch)
 
-    @torch.no_grad()
+    def collect(self, prompts: Sequence[Prompt]) -> list[Rollout]:
+        """Samples a group of responses to each prompt with the current policy and verifies them (technique 7)."""
+        data, group_size = self.datamodule, self.datamodule.group_size
+
+        def draw(number: int) -> list[Rollout]:
+            return self.sample(prompts if number == 0 else data.draw(number), group_size, self.sampling, self.rl_step)
+
+        if self.algorithm.dynamic_sampling and not self.actor_frozen:
+            self.rollouts, self.sampled = dynamic_sampling(draw, group_size, data.prompts_per_step, self.algorithm.max_draws)
+            return self.rollouts
+        with self.clock.phase("rollout"):
+            prefetched = self.sampler.take_prefetched()
+        self.staleness = 0 if prefetched is None else 1
+        self.rollouts = self.sampled = prefetched or draw(0)
+        if self.prefetch and not self.actor_frozen and self.policy_step + 1 < self.policy_steps:
+            self.sync()  # the next step's rollouts come from the policy as it is now, before this step's updates
+            self.sampler.prefetch(data.draw(1), group_size, self.sampling, self.seed, self.rl_step + 1)
+        return self.rollouts
+
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
-        self.engine.rest()
-        batch = collate(rollouts)
+        self.sampler.engine.sleep()  # frees GPU memory, if the engine can
+        learners, temperature, batch = self.learners, self.sampling.temperature, collate(rollouts)
         with self.clock.phase("annotate", len(batch.token_N)):
             if self.algorithm.needs_critic:
-                with self.at_hand("critic"):
-                    batch = batch.with_(value_R=self.per_token(batch, self.critic))
+                batch = batch.replace(value_R=learners["critic"].per_token(batch, self.critic))
             if self.algorithm.needs_reference:
-                with self.at_hand("reference"):
-                    batch = batch.with_(reference_logprob_R=self.per_token(batch, partial(self._logprob, self.reference)))
-            if self.policy_age > 0:  # the actor has moved since: only the engine knows what it sampled from
-                batch = batch.with_(old_logprob_R=batch.sampler_logprob_R)
+                logprob_R = learners["reference"].per_token(batch, lambda micro: self.reference(micro, temperature)[0])
+                batch = batch.replace(reference_logprob_R=logprob_R)
+            if self.staleness > 0:  # the actor has moved since: only the engine knows what it sampled from
+                batch = batch.replace(old_logprob_R=batch.sampler_logprob_R)
             elif not self.actor_frozen:
-                with self.at_hand("actor"):
-                    batch = batch.with_(old_logprob_R=self.per_token(batch, partial(self._logprob, self.actor)))
+                logprob_R = learners["actor"].per_token(batch, lambda micro: self.actor(micro, temperature)[0])
+                batch = batch.replace(old_logprob_R=logprob_R)
         return batch
 
     def improve(self, batch: Batch) -> None:
-        """Updates the critic on each minibatch, then the actor; only the critic while the actor is frozen (technique 1). Neither
-        update reads what the other changes, so each network works through the batch alone."""
-        epochs = self.value_pretraining_epochs if self.actor_frozen else self.epochs
-        backward = {"critic": self.backward_critic} if self.algorithm.needs_critic else {}
-        backward |= {} if self.actor_frozen else {"actor": self.backward_actor}
-        for name, accumulate_gradient in backward.items():
-            with self.at_hand(name):
-                for epoch in range(epochs):
-                    for index_B in self.minibatches(len(batch), epoch):
-                        minibatch = batch.select(index_B)
-                        with self.clock.phase(f"{name}_update", len(minibatch.token_N)):
-                            accumulate_gradient(minibatch)
-                            self.apply_gradient(name, minibatch)
-                        setattr(self, f"{name}_updates", getattr(self, f"{name}_updates") + 1)
+        """Updates the critic on every minibatch, then the actor; only the critic while the actor is frozen (technique 1)."""
+        if self.algorithm.needs_critic:
+            self.critic_updates += self.update("critic", self.critic_loss, batch)
+        if not self.actor_frozen:
+            self.actor_updates += self.update("actor", self.actor_loss, batch)
         self.rl_step += 1
         self.policy_step += not self.actor_frozen
         self.actor_trained = not self.actor_frozen
-        for name, schedule in self.schedules.items():
-            if name == "critic" or self.actor_trained:
-                schedule.step()
 
     def report(self, batch: Batch) -> None:
         """Logs the step, moves the prompt cursor, and stops after `policy_steps`."""
         self.batch = batch
         self.rollouts_sampled += len(self.sampled)
-        report_step(self, self.sampled, batch)
+        report_step(self.metrics, self.algorithm, self.sampled, batch)
+        for name in ("rl_step", "policy_step", "actor_updates", "critic_updates", "staleness"):
+            self.metrics.gauge(f"clock/{name}", getattr(self, name))
+        self.metrics.gauge("clock/rollouts", self.rollouts_sampled)
+        for learner in self.learners.values():
+            learner.report()
         self.record(self.metrics.flush())
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        datamodule.consume(len(self.sampled) // datamodule.group_size)
+        self.datamodule.consume(len(self.sampled) // self.datamodule.group_size)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; now it, and max_steps, count RL steps
         progress.increment_completed()
         self.trainer.should_stop = self.trainer.should_stop or self.is_last_step
 
-    # --- gradients -----------------------------------------------------------------------------------------------------
+    # --- updates -------------------------------------------------------------------------------------------------------
 
-    def backward_critic(self, minibatch: Batch) -> None:
-        """Accumulates the critic's gradient over a whole optimiser minibatch, however it is cut into micro-batches."""
+    def update(self, name: str, loss: Callable[..., Tensor], batch: Batch) -> int:
+        """Trains one network on each minibatch of each epoch; returns the number of updates."""
+        learner, updates = self.learners[name], 0
+        dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
+        with learner.on_device():
+            for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
+                for index_B in self.minibatches(len(batch), epoch):
+                    minibatch = batch.select(index_B)
+                    counts = self.algorithm.normalizers(minibatch)  # over the whole minibatch, before it is cut
+                    with self.clock.phase(f"{name}_update", len(minibatch.token_N)):
+                        learner.update(minibatch, partial(loss, counts=counts), dump)
+                    updates += 1
+        learner.schedule.step()
+        return updates
+
+    def critic_loss(self, micro: MicroBatch, counts: Normalizers) -> Tensor:
+        """This micro-batch's share of the critic's loss."""
         assert isinstance(self.algorithm, ActorCritic)
-        total = self.algorithm.normalisers(minibatch)
-        for micro in self.micro_batches(minibatch, train="critic"):
-            loss = self.algorithm.critic_loss(self.critic(micro), micro, total)
-            self.manual_backward(loss)
-            self.metrics.mean("critic/value_loss", loss, 0)
-        self.metrics.mean("critic/value_loss", 0.0, 1 / world_size())  # each micro-batch added its share of the mean
+        loss = self.algorithm.critic_loss(self.critic(micro), micro, counts)
+        self.metrics.share("critic/value_loss", loss, len(micro.index_B) / counts.sequences)
+        return loss
 
-    def backward_actor(self, minibatch: Batch) -> None:
-        """Accumulates the actor's gradient over a whole optimiser minibatch."""
-        total = self.algorithm.normalisers(minibatch)
-        for micro in self.micro_batches(minibatch, train="actor"):
-            logprob_R, entropy_R = self.actor(micro, self.sampling.temperature)
-            loss, watched = self.algorithm.actor_loss(logprob_R, micro, total)
-            self.manual_backward(loss)
-            for name in ("clip_fraction_low", "clip_fraction_high", "kl_k1", "kl_k3", "kl_reference"):
-                if name in watched:
-                    self.metrics.mean(f"actor/{name}", watched[name], len(logprob_R))
-            self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
-            self.metrics.mean("actor/surrogate_loss", watched["surrogate"], 0)
-            self.metrics.mean("actor/positive_nll", watched["positive_nll"], 0)
-        self.metrics.mean("actor/surrogate_loss", 0.0, 1 / world_size())
-        self.metrics.mean("actor/positive_nll", 0.0, (total.positive_tokens > 0) / world_size())
-
-    # --- pieces --------------------------------------------------------------------------------------------------------
-
-    def record(self, metrics: dict[str, float]) -> None:
-        """Logs metrics at the current RL step at once, so that a checkpoint never knows of more than the logs do."""
-        for logger in self.trainer.loggers:
-            logger.log_metrics(metrics, step=self.rl_step)
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        self.latest |= metrics
+    def actor_loss(self, micro: MicroBatch, counts: Normalizers) -> Tensor:
+        """This micro-batch's share of the actor's loss."""
+        logprob_R, entropy_R = self.actor(micro, self.sampling.temperature)
+        loss, diagnostics = self.algorithm.actor_loss(logprob_R, micro, counts)
+        share = len(micro.index_B) / counts.sequences
+        self.metrics.share("actor/surrogate_loss", diagnostics.pop("surrogate"), share)
+        self.metrics.share("actor/positive_nll", diagnostics.pop("positive_nll"), share if counts.positive_tokens > 0 else 0.0)
+        self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
+        for name, total in diagnostics.items():
+            self.metrics.mean(f"actor/{name}", total, len(logprob_R))
+        return loss
 
     def minibatches(self, rollouts: int, epoch: int) -> Sequence[Tensor]:
         """Shuffled indices of the rollouts, `minibatch_rollouts` at a time; the order depends on (seed, RL step, epoch) only."""
         key = torch.Generator().manual_seed(hash((self.seed, self.rl_step, epoch)) % 2**63)
         return torch.randperm(rollouts, generator=key).split(self.minibatch_rollouts)
 
-    def _logprob(self, policy: Actor, micro: MicroBatch) -> Tensor:
-        logprob_R: Tensor = policy(micro, self.sampling.temperature)[0]
-        return logprob_R
+    # --- sampling ------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, rl_step: int, phase: str = "rollout"
+    ) -> list[Rollout]:
+        """Rollouts of the current policy, for callbacks too: they pass a negative `rl_step`, so that their sampling seeds differ
+        from those of training, and the `phase` in which time is counted."""
+        self.sync()
+        needed = nullcontext() if self.sampler.engine.own_weights else self.learners["actor"].on_device()
+        with needed, self.clock.phase(phase):
+            rollouts = self.sampler.sample(prompts, group_size, sampling, self.seed, rl_step)
+        self.clock.tokens[phase] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
+        return rollouts
+
+    def sync(self) -> None:
+        """Weight sync: loads the actor's weights into the engine if the engine's are stale."""
+        if self.sampler.is_stale(self.actor_updates):
+            with self.clock.phase("sync"), self.learners["actor"].on_device():
+                for name, value in self.sampler.engine.load_weights(self.actor, self.actor_updates).items():
+                    self.metrics.mean(name, value)
 
     # --- Lightning -----------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
-        rollouts_per_step = self.trainer.datamodule.rollouts_per_step  # type: ignore[attr-defined]
-        if rollouts_per_step % self.minibatch_rollouts != 0:
-            raise ValueError(
-                f"module.minibatch_rollouts is {self.minibatch_rollouts} and does not divide data.rollouts_per_step "
-                f"{rollouts_per_step}; set it to a divisor, so that every update sees as many rollouts"
-            )
+    @property
+    def datamodule(self) -> PromptDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
 
     @property
     def is_last_step(self) -> bool:
         """The step just finished was the last: `policy_steps` are done, or the trainer's `max_steps` of RL steps."""
         return self.policy_step >= self.policy_steps or self.rl_step == self.trainer.max_steps
 
+    def record(self, metrics: dict[str, float]) -> None:
+        """Logs metrics at the current RL step at once, so that the logs are never behind a checkpoint."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.rl_step)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        self.latest |= metrics
+
+    def setup(self, stage: str) -> None:
+        rollouts_per_step = self.datamodule.rollouts_per_step
+        if rollouts_per_step % self.minibatch_rollouts != 0:
+            found = f"{self.minibatch_rollouts} and does not divide data.rollouts_per_step {rollouts_per_step}"
+            raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")
+
+    def configure_model(self) -> None:
+        if self.learners:
+            return
+        placed: dict[str, Any] = {}
+        if self.device_mesh is not None:  # set by the strategy that shards
+            placed = {"mesh": self.sharding.mesh(self.device_mesh.device_type, world_size()), "sharding": self.sharding}
+        self.actor: Actor = self.make_actor(**placed).train()
+        self.learners["actor"] = self.make_learner(name="actor", network=self.actor)
+        if self.algorithm.needs_critic:
+            self.critic: Critic = self.make_critic(**placed).train()
+            self.learners["critic"] = self.make_learner(name="critic", network=self.critic)
+        if self.algorithm.needs_reference:
+            self.reference: Actor = self.make_actor(**placed).eval().requires_grad_(False)
+            self.learners["reference"] = self.make_learner(name="reference", network=self.reference)
+        engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
+        if self.prefetch:
+            check_engine(engine, is_sharded(self.actor))
+        precision = self.trainer.precision_plugin.forward_context  # in callbacks and threads Lightning has not entered it
+        self.sampler = Sampler(engine, self.tokenizer, self.datamodule.verifier, precision)
+
+    def configure_optimizers(self) -> Any:
+        """Actor first, critic second: the order is the key under which checkpoints keep their optimizers."""
+        return tuple(self.learners[name].configure(*made) for name, made in self.make_optimizers.items() if name in self.learners)
+
+    def on_fit_start(self) -> None:
+        for learner in self.learners.values():
+            learner.place(self.device, self.trainer.strategy.model)
+
     def on_train_start(self) -> None:
-        super().on_train_start()
+        for learner in self.learners.values():
+            learner.start()
         self.trainer.should_stop = self.is_last_step  # a finished run, resumed
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # prompts are plain values; the engine moves what it needs
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {"prefetched": self.sampler.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["vapo"]
+        for name in COUNTERS:
+            setattr(self, name, saved[name])
+        self.sampler.load_state_dict(saved.get("prefetched", saved.get("ahead")))  # `ahead`: checkpoints before November 2026

@@ -1,49 +1,37 @@
-"""What a finished step says about its rollouts, its critic and its credit: all that is logged but by-products of the updates."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+"""Metrics of a finished step: responses, critic, advantages. Losses and gradient norms are logged during the updates."""
 
 import torch
 
-from vapo.algorithms import ActorCritic, explained_variance_sums, group_fractions
+from vapo.algorithms import ActorCritic, PolicyGradient, explained_variance_sums, group_fractions
+from vapo.metrics import StepMetrics
 from vapo.rollout.collate import collate
 from vapo.types import FAULTS, Batch, Rollout, Status
 
-if TYPE_CHECKING:
-    from vapo.module import RLModule
 
-
-def report_step(module: RLModule, sampled: list[Rollout], batch: Batch) -> None:
-    """Fills `module.metrics`.
+def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[Rollout], batch: Batch) -> None:
+    """Fills `metrics`.
 
     Args:
-        sampled: all rollouts of the step; with dynamic sampling more than trained.
-        batch: those that trained, with values and log-probabilities from before the step's updates.
+        sampled: all rollouts of the step; with dynamic sampling more than are trained on.
+        batch: the rollouts trained on, with values, log-probabilities and advantages from before the step's updates.
     """
-    report_responses(module, sampled, batch if len(sampled) == len(batch) else collate(sampled))
-    metrics, tokens = module.metrics, batch.response_length_B.sum().item()
+    report_responses(metrics, algorithm, sampled, batch if len(sampled) == len(batch) else collate(sampled))
+    tokens = batch.response_length_B.sum().item()
     assert batch.advantage_R is not None
     metrics.mean("advantage/abs_mean", batch.advantage_R.abs().sum(), tokens)
     metrics.mean("actor/positive_token_fraction", batch.response_length_B[batch.correct_B].sum(), tokens)
-    if batch.old_logprob_R is not None and module.policy_age == 0:  # else they are the same numbers
+    if (
+        batch.old_logprob_R is not None and batch.old_logprob_R is not batch.sampler_logprob_R
+    ):  # prefetched rollouts have one for both
         metrics.mean("engine/logprob_gap_mean", (batch.old_logprob_R - batch.sampler_logprob_R).abs().sum(), tokens)
-    if isinstance(module.algorithm, ActorCritic):
-        report_critic(module, module.algorithm, batch)
-    metrics.gauge("clock/rl_step", module.rl_step)
-    metrics.gauge("clock/policy_step", module.policy_step)
-    metrics.gauge("clock/actor_updates", module.actor_updates)
-    metrics.gauge("clock/critic_updates", module.critic_updates)
-    metrics.gauge("clock/rollouts", module.rollouts_sampled)
-    metrics.gauge("clock/policy_age", module.policy_age)
-    for name, optimizer in module.raw_optimizers.items():
-        metrics.gauge(f"{name}/learning_rate", optimizer.param_groups[0]["lr"])
+    if isinstance(algorithm, ActorCritic):
+        report_critic(metrics, algorithm, batch)
 
 
-def report_responses(module: RLModule, sampled: list[Rollout], batch: Batch) -> None:
+def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[Rollout], batch: Batch) -> None:
     """Reward, accuracy, length and groups of everything that was sampled."""
-    metrics, size, length_B = module.metrics, len(batch), batch.response_length_B.double()
-    metrics.mean("reward/mean", module.algorithm.reward(batch).sum(), size)
+    size, length_B = len(batch), batch.response_length_B.double()
+    metrics.mean("reward/mean", algorithm.reward(batch).sum(), size)
     metrics.mean("response/accuracy", batch.correct_B.double().sum(), size)
     metrics.mean("response/length_mean", length_B.sum(), size)
     for name, chosen_B in (("correct", batch.correct_B), ("wrong", ~batch.correct_B)):
@@ -57,10 +45,10 @@ def report_responses(module: RLModule, sampled: list[Rollout], batch: Batch) -> 
         metrics.mean(f"group/{name}", fraction * groups, groups)
 
 
-def report_critic(module: RLModule, algorithm: ActorCritic, batch: Batch) -> None:
-    """Values beside the Monte-Carlo return, over all tokens and by tenths of the response (A24)."""
+def report_critic(metrics: StepMetrics, algorithm: ActorCritic, batch: Batch) -> None:
+    """How well values predict the Monte-Carlo return, over all tokens and by tenths of the response (A24)."""
     assert batch.value_R is not None
-    metrics, size = module.metrics, len(batch)
+    size = len(batch)
     metrics.mean("actor/lambda_mean", algorithm.policy_lambda(batch).double().sum(), size)
     metrics.mean("critic/value_mean", batch.value_R.sum(), len(batch.value_R))
     return_R = algorithm.monte_carlo_return(batch)

@@ -141,7 +141,7 @@ class Batch:
                 chosen[field.name] = torch.cat([pieces[row] for row in rows])
         return Batch(**chosen)
 
-    def with_(self, **changes: Tensor) -> "Batch":
+    def replace(self, **changes: Tensor) -> "Batch":
         """A copy with some fields set."""
         return replace(self, **changes)
 

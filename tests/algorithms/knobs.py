@@ -41,7 +41,7 @@ def loss_and_gradient(algorithm, batch, log_ratio=0.0, kind="actor"):
 
 def moved(algorithm, batch, advantage, ratio):
     """Loss and summed gradient where every token has this advantage and this ratio of new to old probability."""
-    batch = batch.with_(advantage_R=torch.full((TOKENS,), float(advantage)))
+    batch = batch.replace(advantage_R=torch.full((TOKENS,), float(advantage)))
     loss, gradient_R = loss_and_gradient(algorithm, batch, log(ratio))
     return pytest.approx((loss, gradient_R.sum().item()), abs=1e-5)
 
@@ -58,7 +58,7 @@ def targets(algorithm, batch):
 
 
 def constant_critic(batch, value=0.25):
-    return batch.with_(value_R=torch.full((TOKENS,), value))
+    return batch.replace(value_R=torch.full((TOKENS,), value))
 
 
 def places(batch):

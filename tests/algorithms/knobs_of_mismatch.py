@@ -13,13 +13,13 @@ RATIOS = (0.4, 0.8, 1.0, 1.5, 4.0)  # of the trainer's probability to the engine
 def disagreeing(batch):
     """The batch with an engine that is off by RATIOS, and each token's ratio."""
     ratio = [RATIOS[i % len(RATIOS)] for i in range(TOKENS)]
-    return batch.with_(sampler_logprob_R=batch.old_logprob_R - torch.tensor(ratio).log()), ratio
+    return batch.replace(sampler_logprob_R=batch.old_logprob_R - torch.tensor(ratio).log()), ratio
 
 
 def weights(algorithm, batch):
     """Of each token, read off the gradient of the token-level loss, which before an update is -weight * advantage / tokens."""
     gradient_R = loss_and_gradient(replace(algorithm, positive_lm_coef=0.3), batch)[1]
-    lm_R = loss_and_gradient(replace(algorithm, positive_lm_coef=0.3), batch.with_(advantage_R=torch.zeros(TOKENS)))[1]
+    lm_R = loss_and_gradient(replace(algorithm, positive_lm_coef=0.3), batch.replace(advantage_R=torch.zeros(TOKENS)))[1]
     return (-TOKENS * (gradient_R - lm_R) / batch.advantage_R).tolist()
 
 

@@ -9,6 +9,7 @@ from tests.runs import metrics, run
 
 from vapo.algorithms import ActorCritic
 from vapo.datamodule import PromptDataModule
+from vapo.metrics import PhaseClock
 from vapo.module import RLModule
 from vapo.types import Completion, Prompt, Rollout, Status, Verdict
 
@@ -17,7 +18,7 @@ def collected(algorithm, frozen=False):
     """Prompts asked in each draw of a step of eight rollouts, and the rollouts that train. Every third prompt's group is mixed."""
     asked = []
 
-    def sample(prompts, group_size, *_):
+    def generate(prompts, group_size, *_):
         asked.append([prompt.index for prompt in prompts])
         verdict = {True: Verdict(Status.CORRECT), False: Verdict(Status.WRONG)}
         return [
@@ -28,9 +29,9 @@ def collected(algorithm, frozen=False):
 
     source = SimpleNamespace(prompt=lambda index, seed: Prompt(index, "", "", (1,)))
     datamodule = PromptDataModule(source, None, 8, algorithm.group_size, seed=0)
-    module = SimpleNamespace(algorithm=algorithm, actor_frozen=frozen, sampling=None, seed=0, rl_step=0, sample=sample)
-    module.trainer = SimpleNamespace(datamodule=datamodule)
-    module.take_ahead = module.start_ahead = lambda: None
+    parts = {"actor_frozen": frozen, "sampling": None, "rl_step": 0, "prefetch": False, "clock": PhaseClock()}
+    sampler = SimpleNamespace(take_prefetched=lambda: None)
+    module = SimpleNamespace(algorithm=algorithm, datamodule=datamodule, sampler=sampler, sample=generate, **parts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # too few mixed groups
         return asked, RLModule.collect(module, datamodule.draw(0))
@@ -68,6 +69,6 @@ def max_draws(plain, batch, _):
 @knob(ActorCritic)
 def value_pretraining_steps(plain, batch, folder):
     """Exactly so many RL steps without an update of the actor come before the others."""
-    run(folder, "at_scale.value_pretraining_steps=2", "module.policy_steps=1", "callbacks.aime_evaluation=null")
+    run(folder, "scale_overrides.value_pretraining_steps=2", "module.policy_steps=1", "callbacks.aime_evaluation=null")
     frame = metrics(folder)
     assert frame["clock/policy_step"].tolist() == [0, 0, 1] and frame["clock/actor_updates"].tolist() == [0, 0, 2]

@@ -1,4 +1,4 @@
-"""Losses of a whole optimiser minibatch, however it is cut into micro-batches."""
+"""Losses of a whole optimizer minibatch, however it is cut into micro-batches."""
 
 import torch
 
@@ -17,7 +17,7 @@ def cut(batch: Batch, pieces: int):
 
 def losses(algorithm, batch, x_R, pieces, kind):
     """Loss summed over micro-batches, its gradient at each token, and the sums that are watched."""
-    x_R, total, watched = x_R.clone().requires_grad_(), algorithm.normalisers(batch), []
+    x_R, total, watched = x_R.clone().requires_grad_(), algorithm.normalizers(batch), []
     loss = 0.0
     for micro, place_R in cut(batch, pieces):
         if kind == "actor":

@@ -1,10 +1,11 @@
+import random
 from math import exp, log
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from vapo.algorithms import clip_indicators, clipped_surrogate, entropy, kl_k1, kl_k2, kl_k3
+from vapo.algorithms import auroc_at, clip_indicators, clipped_surrogate, entropy, kl_k1, kl_k2, kl_k3
 
 OLD = [0.5, 0.3, 0.15, 0.05]
 NEW = [0.4, 0.25, 0.25, 0.1]
@@ -75,3 +76,31 @@ def test_entropy_is_computed_in_float32():
     logits_NV = torch.linspace(-2, 2, 1000).bfloat16()[None]
     assert_close(entropy(logits_NV), entropy(logits_NV.float()), rtol=0, atol=0)
     assert entropy(logits_NV).dtype == torch.float32
+
+
+def auroc_by_definition(scores, index):
+    """Probability that the one is scored above one of the others drawn at random, a tie being a coin toss."""
+    wins = 0.0
+    for i, score in enumerate(scores):
+        if i != index:
+            wins += 1.0 if scores[index] > score else 0.5 if scores[index] == score else 0.0
+    return wins / (len(scores) - 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_auroc_is_its_definition(seed):
+    rng = random.Random(seed)
+    scores = [rng.randint(0, 4) / 2 for _ in range(rng.randint(2, 9))]
+    index = rng.randrange(len(scores))
+    assert auroc_at(scores, index) == pytest.approx(auroc_by_definition(scores, index))
+
+
+def test_limits():
+    assert auroc_at([0.0, 1.0, 0.0], 1) == 1.0
+    assert auroc_at([1.0, 0.0, 1.0], 1) == 0.0
+    assert auroc_at([3.0] * 7, 2) == 0.5
+
+
+def test_one_score_has_nothing_to_be_compared_with():
+    with pytest.raises(ValueError, match="two scores"):
+        auroc_at([1.0], 0)

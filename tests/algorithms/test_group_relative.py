@@ -28,7 +28,7 @@ ESTIMATORS = {  # value and derivative with respect to log-probability p of the 
 def grouped(annotated):
     """The annotated batch, four groups of two, with log-probabilities under a reference policy."""
     noise_R = torch.randn(34, generator=torch.Generator().manual_seed(6))
-    return annotated.with_(reference_logprob_R=annotated.old_logprob_R + 0.5 * noise_R)
+    return annotated.replace(reference_logprob_R=annotated.old_logprob_R + 0.5 * noise_R)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def responses(batch):
 @pytest.mark.parametrize("changes", [{}, {"divide_by_std": False}, {"overlong_buffer": 4, "max_response_tokens": 8}], ids=str)
 def test_every_token_gets_its_responses_advantage_within_the_group(grouped, changes):
     algorithm = replace(GRPO, **changes)
-    grouped = grouped.with_(group_B=torch.tensor([1, 1, 0, 2, 0, 2, 0, 1]))  # interleaved groups of 3, 3 and 2
+    grouped = grouped.replace(group_B=torch.tensor([1, 1, 0, 2, 0, 2, 0, 1]))  # interleaved groups of 3, 3 and 2
     rewards, members = [], {0: [], 1: [], 2: []}
     for group, correct, places in responses(grouped):
         overlong = min(max((len(places) - 4) / 4, 0), 1) if algorithm.overlong_buffer else 0
@@ -109,7 +109,7 @@ def test_the_loss_does_not_depend_on_the_cut(grouped, logprob_R, estimator, aggr
 def test_the_watched_kl_is_a_sum_over_tokens_without_gradient_or_weight(grouped, logprob_R, estimator):
     (micro, place_R), *_ = cut(grouped, 1)
     algorithm = replace(GRPO, kl_estimator=estimator)
-    watched = algorithm.actor_loss(logprob_R[place_R].requires_grad_(), micro, algorithm.normalisers(grouped))[1]
+    watched = algorithm.actor_loss(logprob_R[place_R].requires_grad_(), micro, algorithm.normalizers(grouped))[1]
     value = ESTIMATORS[estimator][0]
     expected = sum(value(p, q) for p, q in zip(logprob_R.tolist(), grouped.reference_logprob_R.tolist(), strict=True))
     assert watched["kl_reference"].item() == pytest.approx(expected, abs=1e-4)
@@ -117,7 +117,7 @@ def test_the_watched_kl_is_a_sum_over_tokens_without_gradient_or_weight(grouped,
 
 
 def test_the_initial_policy_has_no_kl_and_only_k1_pulls_on_it(grouped):
-    same = grouped.with_(reference_logprob_R=grouped.old_logprob_R)
+    same = grouped.replace(reference_logprob_R=grouped.old_logprob_R)
     for estimator, gradient in (("k1", 0.3 / 34), ("k2", 0.0), ("k3", 0.0)):
         algorithm = replace(GRPO, kl_estimator=estimator, loss_aggregation="token")
         without, with_kl = (losses(replace(algorithm, kl_coef=coef), same, same.old_logprob_R, 1, "actor") for coef in (0.0, 0.3))
@@ -129,19 +129,19 @@ def test_without_kl_the_reference_is_neither_needed_nor_read(grouped, logprob_R)
     algorithm = replace(GRPO, kl_coef=0.0)
     assert GRPO.needs_reference and not algorithm.needs_reference and not DAPO.needs_reference
     found = [
-        losses(algorithm, grouped.with_(reference_logprob_R=reference_R), logprob_R, 2, "actor")
+        losses(algorithm, grouped.replace(reference_logprob_R=reference_R), logprob_R, 2, "actor")
         for reference_R in (grouped.reference_logprob_R, torch.full((34,), float("nan")), None)
     ]
     assert found[0][0] == found[1][0] == found[2][0]
     assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][1], found[2][1])
     (micro,) = micro_batches(grouped, 10**6)
-    assert "kl_reference" not in algorithm.actor_loss(micro.part.old_logprob_R, micro, algorithm.normalisers(grouped))[1]
+    assert "kl_reference" not in algorithm.actor_loss(micro.part.old_logprob_R, micro, algorithm.normalizers(grouped))[1]
 
 
 def test_with_kl_a_missing_reference_is_an_error(grouped):
-    (micro,) = micro_batches(grouped.with_(reference_logprob_R=None), 10**6)
+    (micro,) = micro_batches(grouped.replace(reference_logprob_R=None), 10**6)
     with pytest.raises(AssertionError, match="no reference_logprob_R yet"):
-        GRPO.actor_loss(micro.part.old_logprob_R, micro, GRPO.normalisers(grouped))
+        GRPO.actor_loss(micro.part.old_logprob_R, micro, GRPO.normalizers(grouped))
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
@@ -156,7 +156,7 @@ def test_padding_may_hold_anything(grouped, logprob_R, junk, aggregation):
     found = []
     for piece in (micro, JunkPadded(**vars(micro))):
         x_R = logprob_R[place_R].requires_grad_()
-        loss, watched = algorithm.actor_loss(x_R, piece, algorithm.normalisers(grouped))
+        loss, watched = algorithm.actor_loss(x_R, piece, algorithm.normalizers(grouped))
         loss.backward()
         found.append((loss, x_R.grad, watched))
     assert_close(found[1], found[0], rtol=0, atol=0)

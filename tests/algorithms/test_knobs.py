@@ -140,7 +140,7 @@ def whiten_advantages(plain, batch, _):
 @knob(ActorCritic)
 def clip_value(plain, batch, _):
     """A value that moved 0.5 from the old one towards a target 1 away: half of 0.5^2, or of (1 - clip)^2 without gradient."""
-    batch = batch.with_(target_R=batch.value_R + 1)
+    batch = batch.replace(target_R=batch.value_R + 1)
     for clip, loss, gradient in ((None, 0.125, -0.5), (0.2, 0.32, 0.0), (0.4, 0.18, 0.0), (0.6, 0.125, -0.5)):
         turned = replace(plain, clip_value=clip)
         for pieces in (1, 2, 4, 8):
@@ -191,7 +191,7 @@ def divide_by_std(plain, batch, _):
 @knob(GroupRelative)
 def kl_coef(plain, batch, _):
     """Where the reference is twice as likely everywhere, k3 is 2 - 1 - log 2, and its gradient 1 - 2."""
-    batch = batch.with_(reference_logprob_R=batch.old_logprob_R + log(2))
+    batch = batch.replace(reference_logprob_R=batch.old_logprob_R + log(2))
     without = loss_and_gradient(plain, batch)
     for beta in (0.001, 0.5):
         with_kl = loss_and_gradient(replace(plain, kl_coef=beta), batch)
@@ -202,7 +202,7 @@ def kl_coef(plain, batch, _):
 @knob(GroupRelative)
 def kl_estimator(plain, batch, _):
     """There k1 is -log 2 with gradient 1, and k2 half of log(2) squared with gradient -log 2."""
-    batch = batch.with_(reference_logprob_R=batch.old_logprob_R + log(2))
+    batch = batch.replace(reference_logprob_R=batch.old_logprob_R + log(2))
     without = loss_and_gradient(plain, batch)
     for name, value, gradient in (("k1", -log(2), 1), ("k2", log(2) ** 2 / 2, -log(2)), ("k3", 1 - log(2), -1)):
         with_kl = loss_and_gradient(replace(plain, kl_coef=0.5, kl_estimator=name), batch)

@@ -33,12 +33,12 @@ def against_truth(sampling: SamplingParams, engine: KnownEngine | None = None) -
     prompt = Prompt(0, "7-3:", "4", tuple(LETTERS.index(c) for c in "7-3:"))
     rollout = Rollout(prompt, 0, Completion(tokens, (0.0,) * 9, True), "7-3=4;A4", Verdict(Status.CORRECT, "4"))
     module = SimpleNamespace(
-        engine=engine or KnownEngine(),
+        sampler=SimpleNamespace(engine=engine or KnownEngine()),
         actor=SimpleNamespace(language_model=None),
         critic=None,
         actor_updates=3,
         sampling=sampling,
-        per_token=lambda batch, critic: torch.arange(9) / 10,
+        learners={"critic": SimpleNamespace(per_token=lambda batch, critic: torch.arange(9) / 10)},
         tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(LETTERS[i] for i in ids if i > 1)),
     )
     return critic_against_truth(module, [rollout], SumsVerifier(), positions=4, continuations=8, seed=0)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from vapo.analysis.report import markdown_table, write_report
-from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarise
+from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarize
 from vapo.analysis.sweep_figures import plot_columns, smoothness, steps_share
 
 BENCHMARK = "mini_aime_t1_p0.7"
@@ -69,7 +69,7 @@ def test_runs_cut_short_are_left_out_and_named(sweep):
     (sweep / "experiment=dapo,seed=9" / "metrics.csv").write_text("rl_step,reward/mean\n1,0.5\n")  # not evaluated yet
     curves, left_out = finished(load_sweep(sweep))
     assert left_out == ["dapo, seed 7", "dapo, seed 8", "dapo, seed 9"]
-    assert summarise(curves).set_index("arm").loc["dapo", "seeds"] == 2
+    assert summarize(curves).set_index("arm").loc["dapo", "seeds"] == 2
     assert "dapo, seed 8" in write_report(sweep, sweep / "report").read_text()
     with pytest.raises(ValueError, match="evaluated yet"):
         finished(curves.assign(score=math.nan))
@@ -102,7 +102,7 @@ def test_area_and_steps_of_a_run(sweep):
 
 
 def test_summary_is_over_seeds_and_sorted(sweep):
-    table = summarise(load_sweep(sweep)).set_index("arm")
+    table = summarize(load_sweep(sweep)).set_index("arm")
     assert list(table.index) == ["vapo_full", "no_clip_higher", "dapo", "ppo_vanilla"]
     assert table.loc["no_clip_higher", "last"] == pytest.approx(0.6)
     assert table.loc["no_clip_higher", "reached_0.6"] == 1 and table.loc["no_clip_higher", "steps_to_0.6"] == 10
@@ -124,7 +124,7 @@ def test_an_arm_is_separate_when_its_interval_ends_below_the_references():
 
 
 def test_comparison_with_the_paper(sweep):
-    found = compare_with_paper(summarise(load_sweep(sweep)))
+    found = compare_with_paper(summarize(load_sweep(sweep)))
     assert found["arms"] == 3 and found["last_same_sign"] == 3
     assert found["last_rank_correlation"] == pytest.approx(0.8)  # order 1 2 3 4 against the paper's 1 3 2 4
 
@@ -147,7 +147,7 @@ def test_the_report_is_rebuilt_from_its_own_curves(sweep, tmp_path):
     assert {path.name for path in (tmp_path / "b").iterdir()} == {
         *("report.md", "table.csv", "curves.csv", "arms.png", "vapo_against_dapo.png"),
     }
-    assert len(markdown_table(summarise(load_sweep(sweep))).splitlines()) == 6
+    assert len(markdown_table(summarize(load_sweep(sweep))).splitlines()) == 6
 
 
 def test_a_folder_without_runs_is_an_error_that_says_what_to_give(tmp_path):

@@ -60,7 +60,7 @@ def test_settings_below_1_say_what_to_set(k, every):
 def evaluations(every, policy_steps, frozen_steps=0, start=0):
     """Drives the callback through a run; returns the policy step of each evaluation and what was asked and recorded."""
     seen, asked, recorded = [], [], {}
-    module = SimpleNamespace(rl_step=start, policy_step=start, seed=3, record=recorded.update)
+    module = SimpleNamespace(rl_step=start, policy_step=start, record=recorded.update)
 
     def sample(*arguments):
         asked.append(arguments)
@@ -69,7 +69,7 @@ def evaluations(every, policy_steps, frozen_steps=0, start=0):
 
     module.sample, module.record = sample, recorded.update
     datamodule = SimpleNamespace(benchmark=lambda: "benchmark", source=SimpleNamespace(benchmark_name="mini_aime"))
-    trainer, callback = SimpleNamespace(datamodule=datamodule), AIMEEvaluation(4, every, SAMPLING)
+    module.datamodule, trainer, callback = datamodule, None, AIMEEvaluation(4, every, SAMPLING)
     if start > 0:
         callback.load_state_dict({"evaluated": True})
     callback.on_train_start(trainer, module)
@@ -98,6 +98,6 @@ def test_it_evaluates_before_during_and_after_policy_training(every, policy_step
 
 def test_it_asks_the_benchmark_with_its_own_sampling_and_the_same_seeds_each_time():
     _, asked, recorded = evaluations(1, 2)
-    assert asked == [("benchmark", 4, SAMPLING, 3, EVALUATION_STEP, "evaluation")] * 3
+    assert asked == [("benchmark", 4, SAMPLING, EVALUATION_STEP, "evaluation")] * 3
     assert EVALUATION_STEP < 0  # no RL step has these seeds
     assert recorded == {f"mini_aime_t1_p0.7/{name}": value for name, value in scores(hand_made(TABLE), 4).items()}

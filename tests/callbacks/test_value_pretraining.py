@@ -15,7 +15,7 @@ from vapo.callbacks.value_pretraining import ValuePretraining, fingerprint
 from vapo.module import RLModule
 from vapo.types import Batch
 
-STEPS = "at_scale.value_pretraining_steps=3"
+STEPS = "scale_overrides.value_pretraining_steps=3"
 LONG = "data.source.max_operands=12"  # so many different problems that none is drawn twice
 EXPLAINED = "value_pretraining/heldout_explained_variance"
 
@@ -59,7 +59,7 @@ def test_the_actor_stands_still_and_the_critic_moves_on_monte_carlo_targets(tmp_
 def test_patience_ends_it_when_explained_variance_stops_rising(tmp_path: Path) -> None:
     run(
         tmp_path,
-        "at_scale.value_pretraining_steps=50",
+        "scale_overrides.value_pretraining_steps=50",
         "callbacks.value_pretraining.patience=1",
         "callbacks.value_pretraining.min_delta=10",
     )
@@ -71,7 +71,7 @@ def test_many_small_rises_together_are_a_rise(tmp_path: Path) -> None:
     explained = iter([0.004 * i for i in range(99)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ValuePretraining, "_explained_variance", lambda self, module: next(explained))
-        run(tmp_path, "at_scale.value_pretraining_steps=6", "callbacks.value_pretraining.patience=2")
+        run(tmp_path, "scale_overrides.value_pretraining_steps=6", "callbacks.value_pretraining.patience=2")
     assert metrics(tmp_path)["clock/policy_step"].dropna().tolist() == [0] * 6 + [1, 2]
 
 
@@ -96,7 +96,7 @@ def test_groups_begin_with_policy_training(tmp_path: Path) -> None:
             raise KeyError("killed")
 
     save = RLCheckpoint._save
-    arguments = ("at_scale.value_pretraining_steps=2", "callbacks.value_pretraining.group_size=1", LONG)
+    arguments = ("scale_overrides.value_pretraining_steps=2", "callbacks.value_pretraining.group_size=1", LONG)
     with after_each_step(see):
         run(tmp_path / "ungrouped", *arguments)
         with pytest.MonkeyPatch.context() as once:
@@ -122,7 +122,7 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
     assert loads.loc[1, EXPLAINED] == pays.loc[1, EXPLAINED]  # the same critic on the same held-out rollouts
     for change, named in (
         ("data.source.max_operands=6", "task"),
-        ("model.critic.head_init=zero", "critic initialisation"),
+        ("model.critic.head_init=zero", "critic initialization"),
         ("algorithm.gamma=0.9", "return"),
         ("module.critic_optimizer.lr=0.01", "training"),
         ("callbacks.value_pretraining.group_size=2", "training"),
@@ -134,7 +134,7 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
 
 
 def test_zero_steps_turn_it_off(tmp_path: Path) -> None:
-    run(tmp_path, "at_scale.value_pretraining_steps=0")
+    run(tmp_path, "scale_overrides.value_pretraining_steps=0")
     frame: pd.DataFrame = metrics(tmp_path)
     assert frame["clock/policy_step"].dropna().tolist() == [1, 2] and EXPLAINED not in frame
 

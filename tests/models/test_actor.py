@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from vapo.models.actor import Actor
-from vapo.models.loading import Loading, check_model_path
+from vapo.models.loading import LoadOptions, check_model_path
 from vapo.rollout.collate import collate, micro_batches
 
 
@@ -86,7 +86,7 @@ def test_from_pretrained_reads_the_saved_model(mini_model, batch, tmp_path):
     actor = Actor.from_pretrained(str(tmp_path), logits_chunk_tokens=5)
     assert actor.logits_chunk_tokens == 5
     assert_close(actor.eval()(micro), Actor(mini_model)(micro))
-    assert Actor.from_pretrained(str(tmp_path), loading=Loading(dtype="bfloat16")).language_model.dtype == torch.bfloat16
+    assert Actor.from_pretrained(str(tmp_path), loading=LoadOptions(dtype="bfloat16")).language_model.dtype == torch.bfloat16
 
 
 def test_a_path_without_a_model_names_its_setting(tmp_path):

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from vapo.models import critic as critic_file
 from vapo.models.critic import Critic
-from vapo.models.loading import Loading
+from vapo.models.loading import LoadOptions
 from vapo.rollout.collate import collate, micro_batches
 from vapo.types import Completion, Rollout
 
@@ -99,7 +99,7 @@ def test_normal_init_has_the_standard_deviation_of_its_docstring(mini_model, mon
 
 @pytest.mark.parametrize("head_init", ["reward_model", "zero", "normal"])
 def test_the_head_of_a_bfloat16_backbone_is_float32(reward_model, batch, tmp_path, head_init):
-    critic = Critic.from_pretrained(str(tmp_path / "reward"), head_init, loading=Loading(dtype="bfloat16"))
+    critic = Critic.from_pretrained(str(tmp_path / "reward"), head_init, loading=LoadOptions(dtype="bfloat16"))
     assert critic.backbone.dtype == torch.bfloat16
     assert critic.head.weight.dtype == critic.head.bias.dtype == torch.float32
     value_R = critic(next(micro_batches(batch, 1000)))

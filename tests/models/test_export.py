@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.export import export_actor, export_critic
-from vapo.models.loading import Loading, LoRA
+from vapo.models.loading import LoadOptions, LoRA
 from vapo.rollout.collate import micro_batches
 
 
@@ -31,7 +31,7 @@ def move(network):
 @torch.no_grad()
 @pytest.mark.parametrize("rank", [None, 2])
 def test_an_exported_actor_is_the_actor(base, rank, batch, tmp_path):
-    actor = Actor.from_pretrained(base, Loading(lora=LoRA(rank=rank)))
+    actor = Actor.from_pretrained(base, LoadOptions(lora=LoRA(rank=rank)))
     (micro,) = micro_batches(batch, 1000)
     before = actor(micro)[0]
     move(actor)
@@ -46,7 +46,7 @@ def test_an_exported_actor_is_the_actor(base, rank, batch, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("rank", [None, 2])
 def test_an_exported_critic_is_the_critic_and_a_token_classifier(base, rank, batch, rollouts, tmp_path):
-    critic = Critic.from_pretrained(base, "normal", Loading(lora=LoRA(rank=rank)))
+    critic = Critic.from_pretrained(base, "normal", LoadOptions(lora=LoRA(rank=rank)))
     move(critic)
     export_critic(critic, tmp_path / "critic")
     (micro,) = micro_batches(batch, 1000)

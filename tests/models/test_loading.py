@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.models.loading import SIZES, Loading, LoRA, without_weights
+from vapo.models.loading import SIZES, LoadOptions, LoRA, without_weights
 from vapo.rollout.collate import collate, micro_batches
 
 REWARD_FORMATS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -38,7 +38,7 @@ def alone(rollout):
 @pytest.mark.parametrize("options", [{}, {"attention": "eager"}, {"activation_checkpointing": True}])
 def test_logprobs_equal_a_plain_forward_of_each_response_alone(folder, rollouts, options):
     plain = AutoModelForCausalLM.from_pretrained(folder / "base").eval()
-    actor = Actor.from_pretrained(str(folder / "base"), Loading(**options), logits_chunk_tokens=7)
+    actor = Actor.from_pretrained(str(folder / "base"), LoadOptions(**options), logits_chunk_tokens=7)
     for micro in micro_batches(collate(rollouts), 40):
         logprobs = actor(micro, 0.7)[0].split(micro.part.response_length_B.tolist())
         for row, logprob_T in zip(micro.index_B.tolist(), logprobs, strict=True):
@@ -75,19 +75,19 @@ def actor_gradients(actor, batch):
 def test_activation_checkpointing_changes_no_gradient(folder, batch):
     path = str(folder / "base")
     plain, checkpointed = (
-        actor_gradients(Actor.from_pretrained(path, Loading(activation_checkpointing=on)), batch) for on in (False, True)
+        actor_gradients(Actor.from_pretrained(path, LoadOptions(activation_checkpointing=on)), batch) for on in (False, True)
     )
     assert plain.keys() == checkpointed.keys() and len(plain) > 10
     for name in plain:
         assert_close(plain[name], checkpointed[name], rtol=1e-5, atol=1e-6)
-    actor = Actor.from_pretrained(path, Loading(activation_checkpointing=True))
+    actor = Actor.from_pretrained(path, LoadOptions(activation_checkpointing=True))
     assert actor.language_model.is_gradient_checkpointing
 
 
 def test_lora_starts_as_the_model_and_trains_only_adapters(folder, batch):
     path, (micro,) = str(folder / "base"), micro_batches(batch, 1000)
     torch.manual_seed(0)
-    plain, adapted = Actor.from_pretrained(path), Actor.from_pretrained(path, Loading(lora=LoRA(rank=2)))
+    plain, adapted = Actor.from_pretrained(path), Actor.from_pretrained(path, LoadOptions(lora=LoRA(rank=2)))
     assert_close(plain(micro)[0], adapted(micro)[0])
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     assert trainable and all("lora_" in name for name in trainable)
@@ -105,7 +105,7 @@ def test_lora_starts_as_the_model_and_trains_only_adapters(folder, batch):
 
 @torch.no_grad()
 def test_alpha_over_rank_scales_the_adapters(folder):
-    actor = Actor.from_pretrained(str(folder / "base"), Loading(lora=LoRA(rank=2, alpha=5.0, target_modules=["o_proj"])))
+    actor = Actor.from_pretrained(str(folder / "base"), LoadOptions(lora=LoRA(rank=2, alpha=5.0, target_modules=["o_proj"])))
     adapted = [module for name, module in actor.named_modules() if name.endswith("o_proj")]
     assert len(adapted) == 2 == sum("lora_A" in name for name, _ in actor.named_parameters())
     layer = adapted[0]
@@ -116,7 +116,7 @@ def test_alpha_over_rank_scales_the_adapters(folder):
 
 
 def test_a_critic_with_lora_trains_adapters_and_its_head(folder, batch):
-    critic = Critic.from_pretrained(str(folder / "base"), "zero", Loading(lora=LoRA(rank=2)))
+    critic = Critic.from_pretrained(str(folder / "base"), "zero", LoadOptions(lora=LoRA(rank=2)))
     trainable = {name for name, p in critic.named_parameters() if p.requires_grad}
     assert {"head.weight", "head.bias"} < trainable and all("lora_" in name for name in trainable if not name.startswith("head"))
 
@@ -131,8 +131,8 @@ def test_remote_code_runs_only_if_asked_for(folder):
             asked.append(options.pop("trust_remote_code"))
             return original(path, **options)
 
-    Loading().load(Spy, str(folder / "base"))
-    Loading(trust_remote_code=True).load(Spy, str(folder / "base"))
+    LoadOptions().load(Spy, str(folder / "base"))
+    LoadOptions(trust_remote_code=True).load(Spy, str(folder / "base"))
     assert asked == [False, True]
 
 
@@ -162,7 +162,7 @@ def test_every_size_has_a_model_config():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Loading(dtype="fp8"), "set it to float32, bfloat16 or float16"),
+        (lambda: LoadOptions(dtype="fp8"), "set it to float32, bfloat16 or float16"),
         (lambda: LoRA(rank=0), r"set model\.lora\.rank to 1 or more"),
         (lambda: LoRA(alpha=0), "alpha above 0"),
         (lambda: LoRA(dropout=1.0), r"dropout in \[0, 1\)"),

@@ -105,7 +105,7 @@ def test_ranks_share_all_rollouts_in_equally_many_pieces(make_rollout, ranks, co
 
 
 def test_a_rank_without_rollouts_runs_its_network_and_adds_nothing(make_rollout, mini_model):
-    batch = collate([make_rollout(random.Random(0), 3, 4, True, 0)]).with_(
+    batch = collate([make_rollout(random.Random(0), 3, 4, True, 0)]).replace(
         old_logprob_R=-torch.ones(4), advantage_R=torch.ones(4), value_R=torch.zeros(4), target_R=torch.ones(4)
     )
     actor, algorithm = Actor(mini_model), ActorCritic(positive_lm_coef=0.1)
@@ -113,7 +113,7 @@ def test_a_rank_without_rollouts_runs_its_network_and_adds_nothing(make_rollout,
     assert micro.index_B.tolist() == [] and len(micro.next_token_R) == 0
     logprob_R, entropy_R = actor(micro)
     assert len(logprob_R) == len(entropy_R) == 0
-    loss, watched = algorithm.actor_loss(logprob_R, micro, algorithm.normalisers(batch))
+    loss, watched = algorithm.actor_loss(logprob_R, micro, algorithm.normalizers(batch))
     loss.backward()
     assert loss.item() == 0 and all(value.item() == 0 for value in watched.values())
     gradients = [p.grad for p in actor.parameters() if p.grad is not None]

@@ -23,7 +23,7 @@ def softmax(logits, temperature):
 
 
 def nucleus(probability, top_p):
-    """The smallest set of most likely tokens that reaches top_p, renormalised, in order of probability; ties by token."""
+    """The smallest set of most likely tokens that reaches top_p, renormalized, in order of probability; ties by token."""
     kept, reached = {}, 0.0
     for token in sorted(range(len(probability)), key=lambda token: -probability[token]):
         if reached >= top_p:

@@ -3,9 +3,7 @@
 from vapo.algorithms.actor_critic import ActorCritic as ActorCritic
 from vapo.algorithms.advantages import gae as gae
 from vapo.algorithms.advantages import length_adaptive_lambda as length_adaptive_lambda
-from vapo.algorithms.algorithm import Normalisers as Normalisers
-from vapo.algorithms.algorithm import PolicyGradient as PolicyGradient
-from vapo.algorithms.credit import auroc_at as auroc_at
+from vapo.algorithms.diagnostics import auroc_at as auroc_at
 from vapo.algorithms.diagnostics import clip_indicators as clip_indicators
 from vapo.algorithms.diagnostics import entropy as entropy
 from vapo.algorithms.diagnostics import kl_k1 as kl_k1
@@ -26,6 +24,8 @@ from vapo.algorithms.mismatch import masked_ratio as masked_ratio
 from vapo.algorithms.mismatch import sequence_mask as sequence_mask
 from vapo.algorithms.mismatch import truncated_ratio as truncated_ratio
 from vapo.algorithms.mismatch import truncated_sequence_ratio as truncated_sequence_ratio
+from vapo.algorithms.policy_gradient import Normalizers as Normalizers
+from vapo.algorithms.policy_gradient import PolicyGradient as PolicyGradient
 from vapo.algorithms.policy_loss import clipped_surrogate as clipped_surrogate
 from vapo.algorithms.policy_loss import positive_example_nll as positive_example_nll
 from vapo.algorithms.rewards import outcome_reward as outcome_reward

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from vapo.algorithms.advantages import gae, length_adaptive_lambda
-from vapo.algorithms.algorithm import Normalisers, PolicyGradient, require
 from vapo.algorithms.masked import masked_whiten, token_mean
+from vapo.algorithms.policy_gradient import Normalizers, PolicyGradient, require
 from vapo.algorithms.rewards import terminal_reward
 from vapo.algorithms.value_loss import value_loss
 from vapo.types import Batch, MicroBatch
@@ -65,7 +65,7 @@ class ActorCritic(PolicyGradient):
         target_BT = gae(reward_BT, value_BT, mask_BT, critic_lambda, self.gamma) + value_BT
         if self.whiten_advantages:
             advantage_BT = masked_whiten(advantage_BT, mask_BT)
-        return batch.with_(advantage_R=advantage_BT[mask_BT], target_R=target_BT[mask_BT])
+        return batch.replace(advantage_R=advantage_BT[mask_BT], target_R=target_BT[mask_BT])
 
     def policy_lambda(self, batch: Batch) -> Tensor:
         """lambda_B of the policy's advantages: by length, or the same for all (technique 3)."""
@@ -79,7 +79,7 @@ class ActorCritic(PolicyGradient):
         reward_BT = terminal_reward(self.reward(batch), mask_BT)
         return gae(reward_BT, torch.zeros_like(reward_BT), mask_BT, 1.0, self.gamma)[mask_BT]
 
-    def critic_loss(self, value_R: Tensor, micro: MicroBatch, total: Normalisers) -> Tensor:
+    def critic_loss(self, value_R: Tensor, micro: MicroBatch, counts: Normalizers) -> Tensor:
         """This micro-batch's share of the critic's loss: a mean over tokens, whatever the actor's aggregation (A20).
 
         Args:
@@ -87,4 +87,4 @@ class ActorCritic(PolicyGradient):
         """
         old_value_BT = None if self.clip_value is None else micro.padded("value_R")
         loss_BT = value_loss(micro.pad(value_R), micro.padded("target_R"), old_value_BT, self.clip_value)
-        return token_mean(loss_BT, micro.mask_BT, total.tokens)
+        return token_mean(loss_BT, micro.mask_BT, counts.tokens)

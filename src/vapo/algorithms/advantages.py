@@ -26,7 +26,7 @@ def length_adaptive_lambda(length_B: Tensor, alpha: float) -> Tensor:
 
 
 def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, lam: float | Tensor, gamma: float = 1.0) -> Tensor:
-    """Generalised advantage estimation (VAPO Eq 3; arXiv 1506.02438 Eq 16).
+    """Generalized advantage estimation (VAPO Eq 3; arXiv 1506.02438 Eq 16).
 
         A_t = delta_t + gamma * lambda * A_{t+1},    delta_t = r_t + gamma * V_{t+1} - V_t
 

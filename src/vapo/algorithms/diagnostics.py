@@ -1,4 +1,6 @@
-"""How far the policy moved and how sure it is. Nothing of this is in VAPO's loss (vapo.md A16); GRPO may train on a KL."""
+"""How far the policy moved, how sure it is, where it went wrong. Not part of VAPO's loss (vapo.md A16); GRPO may train on a KL."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,3 +39,21 @@ def clip_indicators(log_ratio_BT: Tensor, advantage_BT: Tensor, clip_low: float,
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy of each token's distribution in nats, 0 to log V; computed in float32."""
     return torch.special.entr(torch.softmax(logits_NV.float(), dim=-1)).sum(-1)
+
+
+def auroc_at(scores: Sequence[float], index: int) -> float:
+    """Share of the other scores that `scores[index]` exceeds, ties counted half: the area under the ROC curve of one positive.
+
+    1.0 if `scores[index]` is the highest; 0.5 is chance, e.g. when all scores are equal.
+
+    Args:
+        scores: two or more.
+        index: of the score that should be the highest.
+
+    >>> auroc_at([0.1, 0.9, 0.9, 0.2], 1)
+    0.8333333333333334
+    """
+    others = [score for i, score in enumerate(scores) if i != index]
+    if not others:
+        raise ValueError("auroc_at needs two scores or more, the one in question and one to compare it with")
+    return sum((scores[index] > other) + 0.5 * (scores[index] == other) for other in others) / len(others)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vapo.algorithms.algorithm import Normalisers, PolicyGradient, require
 from vapo.algorithms.diagnostics import KL_ESTIMATORS
 from vapo.algorithms.groups import group_advantage
 from vapo.algorithms.masked import masked_fill
+from vapo.algorithms.policy_gradient import Normalizers, PolicyGradient, require
 from vapo.types import Batch, MicroBatch
 
 
@@ -40,14 +40,14 @@ class GroupRelative(PolicyGradient):
         """Gives every token of a response its response's advantage within the group."""
         assert not monte_carlo, "there is no critic to pretrain"
         advantage_B = group_advantage(self.reward(batch), batch.group_B, self.divide_by_std)
-        return batch.with_(advantage_R=advantage_B.repeat_interleave(batch.response_length_B))
+        return batch.replace(advantage_R=advantage_B.repeat_interleave(batch.response_length_B))
 
-    def actor_loss(self, logprob_R: Tensor, micro: MicroBatch, total: Normalisers) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, logprob_R: Tensor, micro: MicroBatch, counts: Normalizers) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds beta * KL(policy || initial policy), estimated at the sampled tokens, to the shared loss."""
-        loss, watched = super().actor_loss(logprob_R, micro, total)
+        loss, diagnostics = super().actor_loss(logprob_R, micro, counts)
         if self.kl_coef > 0:
             log_ratio_BT = micro.padded("reference_logprob_R") - micro.pad(logprob_R)
             kl_BT = KL_ESTIMATORS[self.kl_estimator](log_ratio_BT)
-            loss = loss + self.kl_coef * self.aggregate(kl_BT, micro.mask_BT, total)
-            watched["kl_reference"] = masked_fill(kl_BT.detach(), micro.mask_BT).sum()
-        return loss, watched
+            loss = loss + self.kl_coef * self.aggregate(kl_BT, micro.mask_BT, counts)
+            diagnostics["kl_reference"] = masked_fill(kl_BT.detach(), micro.mask_BT).sum()
+        return loss, diagnostics

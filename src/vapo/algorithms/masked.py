@@ -1,6 +1,6 @@
 """Reductions over the tokens that count. A masked slot may hold anything, NaN included: it is replaced before any arithmetic.
 
-Every mean divides by a denominator that the caller counted over the whole optimiser minibatch (all micro-batches, all ranks),
+Every mean divides by a denominator that the caller counted over the whole optimizer minibatch (all micro-batches, all ranks),
 so that losses of micro-batches add up to the loss of the minibatch.
 """
 

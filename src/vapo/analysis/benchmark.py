@@ -52,7 +52,7 @@ def problem_table(samples: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summarise(samples: pd.DataFrame, k: int) -> dict[str, float]:
+def summarize(samples: pd.DataFrame, k: int) -> dict[str, float]:
     """avg@k, pass@1, 2, 4, ... and k, maj@k, each with `_low95` and `_high95`; shares of statuses; mean length in tokens."""
     problems = problem_table(samples)
     per_problem = {f"avg@{k}": (problems["correct"] / problems["samples"]).tolist()}

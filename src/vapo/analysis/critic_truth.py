@@ -8,7 +8,7 @@ import torch
 from vapo.algorithms import outcome_reward
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
-from vapo.rollout.collect import sampling_seed
+from vapo.rollout.sampler import sampling_seed
 from vapo.types import Request, Rollout, SamplingParams, Status
 from vapo.verifiers.base import Verifier
 
@@ -29,9 +29,10 @@ def critic_against_truth(
         a row per prefix: rollout, tokens before it, its place in the response from 0 to below 1, the critic's value, the mean
         reward of the continuations (truth) and its standard error (noise), the reward of the rollout itself.
     """
-    module.engine.load_weights(module.actor, module.actor_updates)
+    engine = module.sampler.engine
+    engine.load_weights(module.actor, module.actor_updates)
     batch = collate(rollouts)
-    values = module.per_token(batch, module.critic).split(batch.response_length_B.tolist())
+    values = module.learners["critic"].per_token(batch, module.critic).split(batch.response_length_B.tolist())
     rows, requests = [], []
     for i, rollout in enumerate(rollouts):
         tokens = rollout.completion.token_ids
@@ -41,7 +42,7 @@ def critic_against_truth(
             prefix = (*rollout.prompt.token_ids, *tokens[:at])
             requests += [Request(prefix, sampling_seed(seed, at, i, sample)) for sample in range(continuations)]
     left = SamplingParams(module.sampling.temperature, module.sampling.top_p, module.sampling.max_new_tokens)
-    completions = module.engine.generate(requests, left)
+    completions = engine.generate(requests, left)
     correct = []
     for number, completion in enumerate(completions):
         i, at, *_ = rows[number // continuations]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarise
+from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
 from vapo.analysis.sweep_figures import plot_arms, plot_two, smoothness, steps_share
 
 
@@ -82,7 +82,7 @@ def write_report(source: Path | str, out: Path | str) -> Path:
     """
     out = Path(out)
     curves, left_out = finished(load_sweep(source))
-    table = summarise(curves)
+    table = summarize(curves)
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")

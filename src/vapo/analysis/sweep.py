@@ -145,7 +145,7 @@ def score_of_run(run: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def summarise(curves: pd.DataFrame) -> pd.DataFrame:
+def summarize(curves: pd.DataFrame) -> pd.DataFrame:
     """One row an arm, best last score first: means and half intervals over seeds, and the paper's score.
 
     `steps_to_x` is the mean over the seeds that got there, `reached_x` how many did; `collapsed` counts seeds whose responses

@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from vapo.analysis.benchmark import samples_frame, summarise
+from vapo.analysis.benchmark import samples_frame, summarize
 from vapo.module import RLModule
 from vapo.types import Rollout, SamplingParams
 
@@ -13,7 +13,7 @@ EVALUATION_STEP = -1  # keys the sampling seeds: the same random numbers at ever
 
 def scores(rollouts: list[Rollout], k: int) -> dict[str, float]:
     """avg@k with a bootstrap interval over problems, pass@k and maj@k, all from the same k samples per problem, and mean length."""
-    summary = summarise(samples_frame(rollouts, 0, k), k)
+    summary = summarize(samples_frame(rollouts, 0, k), k)
     names = (f"avg@{k}", f"avg@{k}_low95", f"avg@{k}_high95", f"pass@{k}", f"maj@{k}", "length_mean")
     return {name: summary[name] for name in names}
 
@@ -35,19 +35,19 @@ class AIMEEvaluation(Callback):
         self.k, self.every_n_steps, self.sampling = k, every_n_steps, sampling
         self.evaluated = False  # the base policy, before the first step
 
-    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         if not self.evaluated:
-            self._evaluate(trainer, pl_module)
+            self._evaluate(trainer, module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        due = pl_module.policy_step % self.every_n_steps == 0 or pl_module.is_last_step
-        if due and pl_module.actor_trained:
-            self._evaluate(trainer, pl_module)
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        due = module.policy_step % self.every_n_steps == 0 or module.is_last_step
+        if due and module.actor_trained:
+            self._evaluate(trainer, module)
 
     def _evaluate(self, trainer: Trainer, module: RLModule) -> None:
         self.evaluated = True
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        rollouts = module.sample(datamodule.benchmark(), self.k, self.sampling, module.seed, EVALUATION_STEP, "evaluation")
+        datamodule = module.datamodule
+        rollouts = module.sample(datamodule.benchmark(), self.k, self.sampling, EVALUATION_STEP, "evaluation")
         prefix = f"{datamodule.source.benchmark_name}_t{self.sampling.temperature:g}_p{self.sampling.top_p:g}"
         module.record({f"{prefix}/{name}": value for name, value in scores(rollouts, self.k).items()})
 

@@ -9,7 +9,6 @@ from lightning import Callback, Trainer
 from vapo.algorithms import ActorCritic, auroc_at
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
-from vapo.rollout.collect import collect
 from vapo.types import Batch, Rollout, SamplingParams
 
 BASE_VERSION = -2  # of the engine's weights meanwhile: never the policy's, so the next rollouts load those again
@@ -54,31 +53,31 @@ class CreditAssignment(Callback):
         self._marked: list[MarkedResponse] = []
         self._batch: Batch | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
-        if isinstance(pl_module.algorithm, ActorCritic):
-            self._marked = self._sample_base_policy(trainer, pl_module)
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
+        if isinstance(module.algorithm, ActorCritic):
+            self._marked = self._sample_base_policy(trainer, module)
             self._batch = collate([marked.rollout for marked in self._marked])
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        if not pl_module.actor_frozen and not self.measured_base:
+    def on_train_batch_start(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        if not module.actor_frozen and not self.measured_base:
             self.measured_base = True
-            self._measure(pl_module)
+            self._measure(module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        if pl_module.actor_trained and (pl_module.policy_step % self.every_n_steps == 0 or pl_module.is_last_step):
-            self._measure(pl_module)
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        if module.actor_trained and (module.policy_step % self.every_n_steps == 0 or module.is_last_step):
+            self._measure(module)
 
     def _sample_base_policy(self, trainer: Trainer, module: RLModule) -> list[MarkedResponse]:
         """The same set whenever it is made, after a resume too: from the initial weights, not from those being trained."""
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = module.datamodule
         base = module.make_actor().to(module.device)
-        module.engine.load_weights(base, BASE_VERSION)
+        module.sampler.engine.load_weights(base, BASE_VERSION)
         marked: list[MarkedResponse] = []
         sampling = SamplingParams(max_new_tokens=module.sampling.max_new_tokens)
         for draw in range(MOST_DRAWS):
             indices = range(draw * self.responses, (draw + 1) * self.responses)
             prompts = [datamodule.source.prompt(index, FIXED_SEED) for index in indices]
-            rollouts = collect(prompts, 1, module.engine, sampling, module.tokenizer, datamodule.verifier, FIXED_SEED, 0)
+            rollouts = module.sampler.sample(prompts, 1, sampling, FIXED_SEED, 0)
             marked += [found for rollout in rollouts if (found := self._mark(datamodule, rollout)) is not None]
             if len(marked) >= self.responses:
                 return marked[: self.responses]
@@ -94,13 +93,11 @@ class CreditAssignment(Callback):
             return None
         return MarkedResponse(rollout, [step.result_index for step in steps], slips[0])
 
-    @torch.no_grad()
     def _measure(self, module: RLModule) -> None:
         if self._batch is None:
             return
-        with module.at_hand("critic"):
-            value_R = module.per_token(self._batch, module.critic)
-        batch = module.algorithm.credit(self._batch.with_(value_R=value_R))
+        value_R = module.learners["critic"].per_token(self._batch, module.critic)
+        batch = module.algorithm.credit(self._batch.replace(value_R=value_R))
         assert batch.advantage_R is not None
         lengths = batch.response_length_B.tolist()
         sums = dict.fromkeys(NAMES, 0.0)

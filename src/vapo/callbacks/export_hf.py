@@ -43,14 +43,14 @@ class ExportHF(Callback):
         """
         self.folder, self.run, self.base = Path(folder), Path(run), base
 
-    def on_train_end(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
-        export_actor(pl_module.actor, self.folder / "actor")
-        if pl_module.algorithm.needs_critic:
-            export_critic(pl_module.critic, self.folder / "critic")
+    def on_train_end(self, trainer: Trainer, module: RLModule) -> None:
+        export_actor(module.actor, self.folder / "actor")
+        if module.algorithm.needs_critic:
+            export_critic(module.critic, self.folder / "critic")
         if trainer.is_global_zero:
-            self._accompany(pl_module, "actor", "The policy, a causal language model.")
-            if pl_module.algorithm.needs_critic:
-                self._accompany(pl_module, "critic", "The critic, a token classifier: its score is the value of the state.")
+            self._accompany(module, "actor", "The policy, a causal language model.")
+            if module.algorithm.needs_critic:
+                self._accompany(module, "critic", "The critic, a token classifier: its score is the value of the state.")
 
     def _accompany(self, module: RLModule, name: str, what: str) -> None:
         folder = self.folder / name

@@ -18,9 +18,9 @@ class Progress(Callback):
         self.console = Console()
         self.bar: RichProgress | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         pretraining = next((c.steps for c in trainer.callbacks if isinstance(c, ValuePretraining)), 0)  # type: ignore[attr-defined]
-        self.total = pretraining + pl_module.policy_steps
+        self.total = pretraining + module.policy_steps
         if self.console.is_terminal and trainer.is_global_zero:
             columns = (
                 TextColumn("{task.description}"),
@@ -30,12 +30,12 @@ class Progress(Callback):
                 TextColumn("{task.fields[watch]}"),
             )
             self.bar = RichProgress(*columns, console=self.console)
-            self.task = self.bar.add_task("value pretraining", total=self.total, completed=pl_module.rl_step, watch="")
+            self.task = self.bar.add_task("value pretraining", total=self.total, completed=module.rl_step, watch="")
             self.bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        latest = pl_module.latest
-        phase = "policy training" if pl_module.policy_step else "value pretraining"
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        latest = module.latest
+        phase = "policy training" if module.policy_step else "value pretraining"
         watch = "  ".join(
             f"{label} {latest[name]:{form}}"
             for label, name, form in (
@@ -49,13 +49,13 @@ class Progress(Callback):
             if name in latest
         )
         if self.bar is not None:
-            self.bar.update(self.task, description=phase, completed=pl_module.rl_step, watch=watch)
+            self.bar.update(self.task, description=phase, completed=module.rl_step, watch=watch)
         elif trainer.is_global_zero:
-            self.console.print(f"{phase} {pl_module.rl_step}/{self.total}  {watch}", highlight=False, soft_wrap=True)
+            self.console.print(f"{phase} {module.rl_step}/{self.total}  {watch}", highlight=False, soft_wrap=True)
 
-    def on_exception(self, trainer: Trainer, pl_module: RLModule, exception: BaseException) -> None:  # type: ignore[override]
-        self.teardown(trainer, pl_module, "fit")  # or the terminal stays without its cursor
+    def on_exception(self, trainer: Trainer, module: RLModule, exception: BaseException) -> None:
+        self.teardown(trainer, module, "fit")  # or the terminal stays without its cursor
 
-    def teardown(self, trainer: Trainer, pl_module: RLModule, stage: str) -> None:  # type: ignore[override]
+    def teardown(self, trainer: Trainer, module: RLModule, stage: str) -> None:
         if self.bar is not None:
             self.bar.stop()

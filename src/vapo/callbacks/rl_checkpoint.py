@@ -1,7 +1,6 @@
 """Checkpoints on the RL step's clock, whole or not at all: a killed run loses at most `every_n_steps` steps, and one that is asked
 to go (SIGTERM, SLURM's preemption) none."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,12 +11,10 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from vapo.digests import DIGESTS, digest_files
+from vapo.checkpoints import checkpoint_name, digest_files, publish, random_state, remove, restore_random_state, saved_checkpoints
+from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, rank, share, sum_over_ranks, world_size
+from vapo.distributed.strategy import FSDP2
 from vapo.module import RLModule
-from vapo.ranks import barrier, gather_lists, rank, share, sum_over_ranks, together
-from vapo.strategy import FSDP2
-
-LAST = "last.ckpt"  # a link to the newest
 
 
 class RLCheckpoint(Callback):
@@ -37,8 +34,9 @@ class RLCheckpoint(Callback):
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
         self._asked_to_go = False
         self._unfinished: str | None = None  # a checkpoint that is being written
+        self._random_state: dict[str, Any] | None = None  # this rank's, from a checkpoint, until the first step
 
-    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         """Takes the signals from Lightning, which would save in the middle of a step and broadcast in that of a collective."""
 
         def go(number: int, frame: object) -> None:
@@ -49,23 +47,35 @@ class RLCheckpoint(Callback):
         for name in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(name, go)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0
-        if pl_module.rl_step % self.every_n_steps == 0 or pl_module.is_last_step or going:
-            self._save(trainer, pl_module)
+        if module.rl_step % self.every_n_steps == 0 or module.is_last_step or going:
+            self._save(trainer, module)
         writing = isinstance(trainer.strategy, FSDP2) and not trainer.strategy.saved()
-        if pl_module.is_last_step or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
+        if module.is_last_step or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
             self._finish(trainer)
-        if going and not pl_module.is_last_step:
+        if going and not module.is_last_step:
             if rank() == 0:
                 requeue()
             started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if these fail
             raise SystemExit(0 if started_here else 128 + signal.SIGTERM)
 
+    def on_save_checkpoint(self, trainer: Trainer, module: RLModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random_states"] = gather_lists([random_state()])
+
+    def on_load_checkpoint(self, trainer: Trainer, module: RLModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint.get("random_states") or checkpoint["vapo"]["random_states"]  # checkpoints before November 2026
+        self._random_state = states[rank()] if len(states) == world_size() else None  # saved with another number of ranks
+
+    def on_train_batch_start(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        if self._random_state is not None:  # only here: making the loader's iterator draws a random number
+            restore_random_state(self._random_state)
+            self._random_state = None
+
     def _save(self, trainer: Trainer, module: RLModule) -> None:
         self._finish(trainer)
-        module.ahead.check()  # what failed there is no failure to save
-        name = f"step_{module.rl_step:06d}.ckpt"
+        module.sampler.prefetched.check()  # raise generation errors here, or they would be reported as a failed save
+        name = checkpoint_name(module.rl_step)
         partial = self.folder / f"{name}.partial"
         if rank() == 0:
             remove(partial)
@@ -88,40 +98,20 @@ class RLCheckpoint(Callback):
             if isinstance(trainer.strategy, FSDP2):
                 trainer.strategy.finish_saving()
             barrier()
-            with together():
+            with raise_on_all_ranks():
                 digests = digest_files(partial, share)
             digests = dict(gather_lists(list(digests.items())))
-            with together():
+            with raise_on_all_ranks():
                 if rank() == 0:
-                    self._publish(name, partial, digests)
+                    publish(self.folder, name, partial, digests, self.keep)
         except Exception as error:
             raise self._failed(name, error) from error
 
-    def _publish(self, name: str, partial: Path, digests: dict[str, str]) -> None:
-        (self.folder / f"{name}{DIGESTS}").write_text(json.dumps(digests, indent=1))
-        remove(self.folder / name)
-        partial.replace(self.folder / name)
-        link = self.folder / f"{LAST}.partial"
-        link.unlink(missing_ok=True)
-        link.symlink_to(name)
-        link.replace(self.folder / LAST)
-        for old in sorted(self.folder.glob("step_*.ckpt"))[: -self.keep]:
-            remove(old)
-            old.with_name(f"{old.name}{DIGESTS}").unlink(missing_ok=True)
-
     def _failed(self, name: str, error: Exception) -> OSError:
-        saved = sorted(path.name for path in self.folder.glob("step_*.ckpt"))
-        remedy = f"then resume: {saved[-1]} is whole" if saved else "then start anew: there is no earlier one"
+        saved = [path.name for path in saved_checkpoints(self.folder)]
+        remedy = f"then resume: {saved[-1]} is whole" if saved else "then start again: there is no earlier one"
         reason = " ".join(str(error).split())[:200]
         return OSError(f"checkpoint {name} could not be written to {self.folder} ({reason}): make room or fix it, {remedy}")
-
-
-def remove(path: Path) -> None:
-    """A file or a folder, or nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def requeue() -> None:

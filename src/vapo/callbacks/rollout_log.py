@@ -24,19 +24,19 @@ class RolloutLog(Callback):
             raise ValueError(f"callbacks.rollout_log.every_n_steps is {every_n_steps}; set it to 1 or more")
         self.folder, self.every_n_steps, self.max_rollouts = Path(folder), every_n_steps, max_rollouts
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        if pl_module.rl_step % self.every_n_steps != 0 or not trainer.is_global_zero or pl_module.batch is None:
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        if module.rl_step % self.every_n_steps != 0 or not trainer.is_global_zero or module.batch is None:
             return
-        batch, lengths = pl_module.batch, pl_module.batch.response_length_B.tolist()
+        batch, lengths = module.batch, module.batch.response_length_B.tolist()
         per_token = {
             name: [piece.tolist() for piece in x_R.split(lengths)]
             for name, x_R in (("values", batch.value_R), ("advantages", batch.advantage_R), ("targets", batch.target_R))
             if x_R is not None
         }
-        rewards = pl_module.algorithm.reward(batch).tolist()
+        rewards = module.algorithm.reward(batch).tolist()
         rows = [
             {
-                "rl_step": pl_module.rl_step,
+                "rl_step": module.rl_step,
                 "group": rollout.group,
                 "prompt": rollout.prompt.text,
                 "response": rollout.text,
@@ -50,10 +50,10 @@ class RolloutLog(Callback):
                 "sampler_logprobs": list(rollout.completion.logprobs),
                 **{name: values[i] for name, values in per_token.items()},
             }
-            for i, rollout in enumerate(pl_module.rollouts[: self.max_rollouts])
+            for i, rollout in enumerate(module.rollouts[: self.max_rollouts])
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{pl_module.rl_step:06d}.parquet"
+        path = self.folder / f"step_{module.rl_step:06d}.parquet"
         partial = path.with_suffix(".partial")
         pd.DataFrame(rows).to_parquet(partial, index=False)
         partial.replace(path)

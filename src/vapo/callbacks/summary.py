@@ -16,7 +16,7 @@ class Summary(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
-    def on_train_end(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, module: RLModule) -> None:
         if not trainer.is_global_zero or not (self.folder / "metrics.csv").exists():
             return
         metrics = load_metrics(self.folder)
@@ -33,7 +33,7 @@ class Summary(Callback):
         timed = [name for name in metrics.columns if name.startswith("time/") and name != "time/evaluation_seconds"]
         if timed:
             table.add_row(
-                "training, evaluation not included", f"{metrics[timed].sum().sum() / 60:.1f} min, {pl_module.rl_step} RL steps"
+                "training, evaluation not included", f"{metrics[timed].sum().sum() / 60:.1f} min, {module.rl_step} RL steps"
             )
         figure = self.folder / "training_curves.png"
         plot_training_curves(metrics).savefig(figure, dpi=120)

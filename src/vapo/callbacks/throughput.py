@@ -12,8 +12,8 @@ from vapo.module import RLModule
 class Throughput(Callback):
     """Logs `time/<phase>_seconds`, `speed/<phase>_tokens_per_second`, `memory/peak_gib`; on a GPU `memory/<phase>_peak_gib`."""
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        clock, values = pl_module.clock, {}
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        clock, values = module.clock, {}
         for phase, seconds in clock.seconds.items():
             values[f"time/{phase}_seconds"] = seconds
             if clock.tokens[phase] > 0:
@@ -24,4 +24,4 @@ class Throughput(Callback):
         if not torch.cuda.is_available():
             values["memory/peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         clock.seconds, clock.tokens, clock.peak_bytes = {}, {}, {}
-        pl_module.record(values)
+        module.record(values)

@@ -15,9 +15,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from vapo.algorithms import ActorCritic, explained_variance, explained_variance_sums
-from vapo.models.sharding import checksums
+from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank
+from vapo.distributed.sharding import checksums
 from vapo.module import RLModule
-from vapo.ranks import gather_lists, rank, together
 from vapo.rollout.collate import collate
 from vapo.types import Batch
 
@@ -53,7 +53,7 @@ class ValuePretraining(Callback):
             group_size: responses per prompt meanwhile, at as many rollouts a step; None leaves algorithm.group_size. Groups serve
                 the policy (technique 7), which stands still; the critic learns more from more problems.
             critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pays once.
-                A file made from another base model, critic initialisation, task or return is refused.
+                A file made from another base model, critic initialization, task or return is refused.
         """
         if patience is not None and patience < 1:
             raise ValueError(
@@ -75,57 +75,56 @@ class ValuePretraining(Callback):
         self.key: dict[str, str] = {}
         self._heldout: Batch | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: RLModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         if self.done:
             return
-        pl_module.actor_frozen = True
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        module.actor_frozen = True
+        datamodule = module.datamodule
         datamodule.regroup(self.group_size)
         if not self.key:  # the weights are still the initial ones; a resumed run brings its key along
-            self.key = self._make_key(trainer, pl_module)
+            self.key = self._make_key(trainer, module)
         prompts = datamodule.held_out(self.heldout_rollouts)
-        self._heldout = collate(pl_module.sample(prompts, 1, pl_module.sampling, pl_module.seed, HELD_OUT_STEP, "heldout"))
+        self._heldout = collate(module.sample(prompts, 1, module.sampling, HELD_OUT_STEP, "heldout"))
         (found,) = gather_lists([self.critic_file is not None and self.critic_file.exists()] if rank() == 0 else [])
-        if found and self._load(trainer, pl_module):
-            clock = {"clock/policy_step": 0.0, "clock/rollouts": float(pl_module.rollouts_sampled)}
-            pl_module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(pl_module)} | clock)
-            self._finish(trainer, pl_module)
+        if found and self._load(trainer, module):
+            clock = {"clock/policy_step": 0.0, "clock/rollouts": float(module.rollouts_sampled)}
+            module.record({"value_pretraining/heldout_explained_variance": self._explained_variance(module)} | clock)
+            self._finish(trainer, module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: RLModule, *args: Any) -> None:  # type: ignore[override]
-        if not pl_module.actor_frozen:
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
+        if not module.actor_frozen:
             return
         self.steps_done += 1
-        explained = self._explained_variance(pl_module)
-        pl_module.record({"value_pretraining/heldout_explained_variance": explained})
+        explained = self._explained_variance(module)
+        module.record({"value_pretraining/heldout_explained_variance": explained})
         if explained > self.best + self.min_delta:
             self.best, self.waited = explained, 0
         else:
             self.waited += 1
         if self.steps_done >= self.steps or (self.patience is not None and self.waited >= self.patience):
             if self.critic_file is not None:
-                self._save(trainer, pl_module)
-            self._finish(trainer, pl_module)
+                self._save(trainer, module)
+            self._finish(trainer, module)
 
     def _finish(self, trainer: Trainer, module: RLModule) -> None:
-        trainer.datamodule.regroup(None)  # type: ignore[attr-defined]
+        module.datamodule.regroup(None)
         module.actor_frozen, self.done, self._heldout = False, True, None
 
-    @torch.no_grad()
     def _explained_variance(self, module: RLModule) -> float:
         assert self._heldout is not None and isinstance(module.algorithm, ActorCritic)
-        with module.at_hand("critic"):
-            value_R = module.per_token(self._heldout, module.critic)
+        value_R = module.learners["critic"].per_token(self._heldout, module.critic)
         return_R = module.algorithm.monte_carlo_return(self._heldout)
         sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
         return explained_variance(sums).item()
 
     def _make_key(self, trainer: Trainer, module: RLModule) -> dict[str, str]:
-        algorithm, sampling, datamodule = module.algorithm, module.sampling, trainer.datamodule  # type: ignore[attr-defined]
+        algorithm, sampling, datamodule = module.algorithm, module.sampling, module.datamodule
         if not isinstance(algorithm, ActorCritic):
             raise ValueError(
                 f"{type(algorithm).__name__} has no critic to pretrain; set callbacks.value_pretraining.steps to 0, or "
                 "algorithm to one with a critic, such as vapo"
             )
+        learner = module.learners["critic"]
         training = {
             "steps": (self.steps, self.patience, self.min_delta),
             "updates": (
@@ -134,11 +133,11 @@ class ValuePretraining(Callback):
                 module.minibatch_rollouts,
                 module.value_pretraining_epochs,
             ),
-            "optimizer": (module.raw_optimizers["critic"].defaults, module.max_grad_norm, algorithm.clip_value),
+            "optimizer": (learner.optimizer.defaults, learner.max_grad_norm, algorithm.clip_value),
         }
         return {
             "base model": fingerprint(module.actor),
-            "critic initialisation": fingerprint(module.critic),
+            "critic initialization": fingerprint(module.critic),
             "task": str(datamodule.source.describe()),
             "sampling": str(sampling),
             "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
@@ -148,17 +147,17 @@ class ValuePretraining(Callback):
     def _save(self, trainer: Trainer, module: RLModule) -> None:
         assert self.critic_file is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole, so that it fits any number of ranks
-        critic, optimizer = get_state_dict(module.critic, module.raw_optimizers["critic"], options=options)
+        critic, optimizer = get_state_dict(module.critic, module.learners["critic"].optimizer, options=options)
         state = {
             "key": self.key,
             "run": str(trainer.default_root_dir),
             "clock": {name: getattr(module, name) for name in ("rl_step", "critic_updates", "rollouts_sampled")},
-            "datamodule": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
+            "datamodule": module.datamodule.state_dict(),
             "critic": critic,
             "optimizer": optimizer,
-            "schedule": module.schedules["critic"].state_dict(),
+            "schedule": module.learners["critic"].schedule.state_dict(),
         }
-        with together():
+        with raise_on_all_ranks():
             if rank() == 0:
                 self.critic_file.parent.mkdir(parents=True, exist_ok=True)
                 partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
@@ -180,15 +179,15 @@ class ValuePretraining(Callback):
             )
         set_state_dict(
             module.critic,
-            module.raw_optimizers["critic"],
+            module.learners["critic"].optimizer,
             model_state_dict=state["critic"],
             optim_state_dict=state["optimizer"],
             options=StateDictOptions(full_state_dict=True),
         )
-        module.schedules["critic"].load_state_dict(state["schedule"])
+        module.learners["critic"].schedule.load_state_dict(state["schedule"])
         for name, value in state["clock"].items():
             setattr(module, name, value)
-        trainer.datamodule.load_state_dict(state["datamodule"])  # type: ignore[attr-defined]
+        module.datamodule.load_state_dict(state["datamodule"])
         return True
 
     def state_dict(self) -> dict[str, Any]:

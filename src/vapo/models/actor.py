@@ -1,12 +1,14 @@
 """The policy: a Hugging Face causal LM behind a forward that returns what training needs, log-probabilities and entropies."""
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from vapo.models.loading import Loading, check_model_path
+from vapo.distributed.sharding import Sharding, read_safetensors
+from vapo.models.loading import LoadOptions, check_model_path
 from vapo.models.logprobs import chunked_logprobs
-from vapo.models.sharding import Sharding, read_safetensors
 from vapo.types import MicroBatch
 
 
@@ -34,7 +36,7 @@ class Actor(nn.Module):
     def from_pretrained(
         cls,
         path: str,
-        loading: Loading | None = None,
+        loading: LoadOptions | None = None,
         logits_chunk_tokens: int = 4096,
         mesh: DeviceMesh | None = None,
         sharding: Sharding | None = None,
@@ -45,10 +47,11 @@ class Actor(nn.Module):
             mesh, sharding: ranks that hold a part each, and how; no mesh for the whole model.
         """
         check_model_path(path, "model.path")
-        loading = loading or Loading()
+        loading = loading or LoadOptions()
         if mesh is None:
             return cls(loading.load(AutoModelForCausalLM, path), logits_chunk_tokens)
-        actor = (sharding or Sharding()).build(lambda: cls(loading.outline(AutoModelForCausalLM, path), logits_chunk_tokens), mesh)
+        outline = partial(loading.on_meta_device, AutoModelForCausalLM, path)
+        actor = (sharding or Sharding()).build(lambda: cls(outline(), logits_chunk_tokens), mesh)
         read_safetensors(actor.language_model, path)
         return actor
 

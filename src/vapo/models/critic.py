@@ -13,8 +13,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vapo.models.loading import Loading, check_model_path
-from vapo.models.sharding import Sharding, fill, read_entries, read_safetensors
+from vapo.distributed.sharding import Sharding, fill, read_entries, read_safetensors
+from vapo.models.loading import LoadOptions, check_model_path
 from vapo.types import MicroBatch
 
 FORMATS = {"SequenceClassification": AutoModelForSequenceClassification, "TokenClassification": AutoModelForTokenClassification}
@@ -34,7 +34,7 @@ class Critic(nn.Module):
         cls,
         path: str,
         head_init: str,
-        loading: Loading | None = None,
+        loading: LoadOptions | None = None,
         mesh: DeviceMesh | None = None,
         sharding: Sharding | None = None,
     ) -> "Critic":
@@ -46,13 +46,13 @@ class Critic(nn.Module):
                 of standard deviation 1 / (d + 1), d the hidden size.
             mesh, sharding: ranks that hold a part each, and how; no mesh for the whole critic.
         """
-        loading = loading or Loading()
+        loading = loading or LoadOptions()
         if head_init not in HEAD_INITS:
             raise ValueError(f"critic head_init is {head_init!r}; set model.critic.head_init to one of {', '.join(HEAD_INITS)}")
         check_model_path(path, "model.critic.path")
         reward_model = _reward_model_class(path, loading.trust_remote_code) if head_init == "reward_model" else None
         if mesh is not None:
-            critic = (sharding or Sharding()).build(lambda: cls._outline(loading, path), mesh)
+            critic = (sharding or Sharding()).build(lambda: cls._on_meta_device(loading, path), mesh)
             read_safetensors(critic.backbone, path)
             width = critic.backbone.config.hidden_size
             saved = read_entries(path, "score.")
@@ -67,8 +67,8 @@ class Critic(nn.Module):
         return cls(backbone, _new_head(head_init, backbone.config.hidden_size))
 
     @classmethod
-    def _outline(cls, loading: Loading, path: str) -> "Critic":
-        backbone = loading.outline(AutoModel, path)
+    def _on_meta_device(cls, loading: LoadOptions, path: str) -> "Critic":
+        backbone = loading.on_meta_device(AutoModel, path)
         return cls(backbone, nn.Linear(backbone.config.hidden_size, 1, device="meta"))
 
     def forward(self, micro: MicroBatch) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
+from vapo.distributed.ranks import rank
+from vapo.distributed.sharding import full
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.models.sharding import full
-from vapo.ranks import rank
 
 ADAPTER = "lora_"  # in names of PEFT's weights
 

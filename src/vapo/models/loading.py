@@ -49,7 +49,7 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadOptions:
     """Options of `from_pretrained` that actor and critic share."""
 
     dtype: str = "float32"  # of weights; float32 keeps AdamW's small steps
@@ -66,7 +66,7 @@ class Loading:
         """`auto_class.from_pretrained(path)` with these options."""
         return self._finish(auto_class.from_pretrained(path, **self._options(), **options))
 
-    def outline(self, auto_class: Any, path: str) -> PreTrainedModel:
+    def on_meta_device(self, auto_class: Any, path: str) -> PreTrainedModel:
         """The same model on the meta device: names and shapes, no memory."""
         config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
         with torch.device("meta"):

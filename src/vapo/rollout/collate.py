@@ -78,4 +78,6 @@ def _without_response(batch: Batch) -> Batch:
     first = batch.select(torch.tensor([0]))
     per_token = {field.name: getattr(first, field.name) for field in fields(first) if field.name.endswith("_R")}
     nothing = {name: x_R[:0] for name, x_R in per_token.items() if x_R is not None}
-    return first.with_(token_N=first.token_N[:1], prompt_length_B=torch.tensor([1]), response_length_B=torch.tensor([0]), **nothing)
+    return first.replace(
+        token_N=first.token_N[:1], prompt_length_B=torch.tensor([1]), response_length_B=torch.tensor([0]), **nothing
+    )

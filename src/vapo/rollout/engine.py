@@ -20,7 +20,7 @@ def check_eos(eos_token_ids: Sequence[int]) -> None:
 class Engine(Protocol):
     """Token ids in, token ids and the sampler's log-probabilities out."""
 
-    ranks_together: int  # neighbouring ranks that share one engine and ask it the same
+    ranks_per_engine: int  # neighbouring ranks that share one engine and ask it the same
     own_weights: bool  # whether it goes on generating with the weights it was given while the actor trains
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load
 
@@ -34,7 +34,7 @@ class Engine(Protocol):
             ValueError: it has other weights. The message says which are stale.
         """
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Frees what memory it can until it is needed again."""
 
     def generate(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vapo.distributed.sharding import device_of, is_sharded
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
-from vapo.models.sharding import device_of, is_sharded
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
@@ -52,7 +52,7 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
 class TorchEngine:
     """`Engine` that reads the actor's own weights, so loading them is free. Of a sharded actor it keeps a whole copy."""
 
-    ranks_together = 1
+    ranks_per_engine = 1
 
     def __init__(self, eos_token_ids: Sequence[int], max_batch: int = 1024, own_weights: bool = False) -> None:
         """
@@ -88,7 +88,7 @@ class TorchEngine:
             own[name].copy_(weight)
         self.language_model = self._own
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Nothing: the cache lives as long as a batch."""
 
     @torch.no_grad()

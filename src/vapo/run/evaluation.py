@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from vapo.analysis.benchmark import problem_table, samples_frame, summarise
+from vapo.analysis.benchmark import problem_table, samples_frame, summarize
 from vapo.callbacks.aime_evaluation import EVALUATION_STEP
-from vapo.digests import check_intact
+from vapo.checkpoints import check_intact, find_checkpoint
 from vapo.models.actor import Actor
-from vapo.rollout.collect import collect
-from vapo.run.record import RESOLVED, circumstances
-from vapo.run.training import find_checkpoint, quiet_libraries
+from vapo.rollout.sampler import Sampler
+from vapo.run.record import RESOLVED, load_config, provenance
+from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams, Status
 
 # With the problems, what decides the samples.
@@ -42,7 +42,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise ValueError(
             "set sampling.max_new_tokens, in tokens: 256 for mini, 20480 for AIME as in DAPO; or run= to a run's folder"
         )
-    sampling, out = SamplingParams(**config.sampling), Path(config.out)  # type: ignore[arg-type]
+    sampling, out = instantiate(config.sampling, _target_=SamplingParams), Path(config.out)
     actor, rl_step = load_actor(config)
     source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
     tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()
@@ -50,13 +50,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     check_same(out, config, {"rl_step": rl_step, "problems": digest})
     engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
     engine.load_weights(actor, 0)
+    sampler = Sampler(engine, tokenizer, verifier)
     files, correct, prefix = [], 0, f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
     (out / "samples").mkdir(exist_ok=True)
     for first in range(0, len(prompts), config.problems_per_file):
         file = out / "samples" / f"problems_{first:05d}.parquet"
         asked = prompts[first : first + config.problems_per_file]
         if not file.exists():
-            rollouts = collect(asked, config.k, engine, sampling, tokenizer, verifier, config.seed, EVALUATION_STEP)
+            rollouts = sampler.sample(asked, config.k, sampling, config.seed, EVALUATION_STEP)
             partial_file = file.with_suffix(".partial")
             samples_frame(rollouts, first, config.k).to_parquet(partial_file)
             partial_file.replace(file)  # whole or not at all
@@ -65,7 +66,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         done = first + len(asked)
         print(f"problems {done}/{len(prompts)}  {prefix}/avg@{config.k} so far {correct / (done * config.k):.3f}", flush=True)
     samples = pd.concat(files)
-    summary = {f"{prefix}/{name}": value for name, value in summarise(samples, config.k).items()}
+    summary = {f"{prefix}/{name}": value for name, value in summarize(samples, config.k).items()}
     problem_table(samples).to_csv(out / "problems.csv", index=False)
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     show(summary, out)
@@ -82,7 +83,7 @@ def of_run(config: DictConfig) -> DictConfig:
     overrides = HydraConfig.get().overrides.task
     if any(choice.startswith(("model", "module")) for choice in overrides):
         raise ValueError("run= takes the run's own model: leave model and module out, or give model.path= instead of run=")
-    run, config = OmegaConf.load(saved), config.copy()
+    run, config = load_config(saved), config.copy()
     config.model, config.module = run.model, run.module
     if not any(choice.startswith(("data", "problems@")) for choice in overrides):
         config.data = run.data
@@ -123,7 +124,7 @@ def check_same(out: Path, config: DictConfig, found: dict[str, Any]) -> None:
         if differs:
             raise ValueError(f"{out} holds an evaluation with another {', '.join(differs)}: set out to a new folder")
     else:
-        file.write_text(json.dumps({"settings": settings, **circumstances(config.paths.root)}, indent=2))
+        file.write_text(json.dumps({"settings": settings, **provenance(config.paths.root)}, indent=2))
 
 
 def show(summary: dict[str, float], out: Path) -> None:

@@ -29,9 +29,9 @@ from vapo.data.prompts import SumsPrompts
 from vapo.data.sums import NoisySolver, make_problem
 from vapo.models.actor import Actor
 from vapo.rollout.collate import collate, micro_batches
-from vapo.rollout.collect import collect
+from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
-from vapo.run.record import circumstances
+from vapo.run.record import provenance
 from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
@@ -52,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(
     tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int, positions: int = 1024
 ) -> Qwen2ForCausalLM:
-    """A Qwen2 of the given sizes, randomly initialised."""
+    """A Qwen2 of the given sizes, randomly initialized."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -155,7 +155,7 @@ def train_reward_model(
     source = SumsPrompts(tokenizer, template, 2, max_operands)
     prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
-    batch = collate(collect(prompts, 1, engine, sampling, tokenizer, SumsVerifier(), seed, rl_step=0))
+    batch = collate(Sampler(engine, tokenizer, SumsVerifier()).sample(prompts, 1, sampling, seed, rl_step=0))
     reward_B = torch.where(batch.correct_B, 1.0, -1.0)
     print(f"reward model: {rollouts} base rollouts, {batch.correct_B.float().mean():.3f} correct", flush=True)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).to(device)
@@ -200,4 +200,4 @@ def pretrain(config: DictConfig) -> None:
     tokenizer.save_pretrained(out / "reward")
     names = ("seed", "threads", "model", "solver", "base", "reward_model")
     settings = {name: OmegaConf.to_container(config)[name] for name in names} | {"task": task}  # type: ignore[call-overload, index]
-    (out / "record.json").write_text(json.dumps(circumstances(config.paths.root) | {"settings": settings}, indent=2))
+    (out / "record.json").write_text(json.dumps(provenance(config.paths.root) | {"settings": settings}, indent=2))

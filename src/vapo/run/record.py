@@ -11,6 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 
 CONFIG = "config.yaml"  # interpolations kept, so that a moved folder can be resumed
 RESOLVED = "resolved.yaml"  # every value as it was
+# Names in the configurations of older runs, and what they are called since: such runs can be resumed and evaluated.
+RENAMED = {
+    "vapo.models.loading.Loading": "vapo.models.loading.LoadOptions",
+    "vapo.models.sharding.": "vapo.distributed.sharding.",
+    "vapo.strategy.": "vapo.distributed.strategy.",
+    "vapo.callbacks.metrics_csv.": "vapo.metrics_csv.",
+    "vapo.rollout.vllm_engine.": "vapo.rollout.vllm.engine.",
+    "vapo.rollout.server_engine.": "vapo.rollout.vllm.server_engine.",
+    "\n  ahead: ": "\n  prefetch: ",
+    "${rollout.ahead}": "${rollout.prefetch}",
+}
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "torchmetrics")
 
 
@@ -23,7 +34,7 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
-def circumstances(root: str) -> dict[str, object]:
+def provenance(root: str) -> dict[str, object]:
     """Command, commit and versions of this process."""
     return {
         "command": sys.argv,
@@ -39,6 +50,16 @@ def record_texts(config: DictConfig) -> dict[str, str]:
     return {CONFIG: OmegaConf.to_yaml(config), RESOLVED: OmegaConf.to_yaml(config, resolve=True)}
 
 
+def load_config(file: Path) -> DictConfig:
+    """A configuration that `save_record` wrote, by this version or an older one."""
+    text = file.read_text()
+    for old, new in RENAMED.items():
+        text = text.replace(old, new)
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def save_record(texts: dict[str, str], root: str, folder: Path) -> None:
     """Writes `config.yaml`, `resolved.yaml` and `record.json`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,4 +67,4 @@ def save_record(texts: dict[str, str], root: str, folder: Path) -> None:
         (folder / name).write_text(text)
     record = folder / "record.json"
     starts = json.loads(record.read_text()) if record.exists() else []  # one entry per start: the first, then each resume
-    record.write_text(json.dumps([*starts, circumstances(root)], indent=2))
+    record.write_text(json.dumps([*starts, provenance(root)], indent=2))

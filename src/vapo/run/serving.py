@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from vapo.rollout.vllm_options import check_version, environment, options
+from vapo.rollout.vllm.options import check_version, environment, options
 
-EXTENSION = "vapo.rollout.vllm_worker.WorkerExtension"
+EXTENSION = "vapo.rollout.vllm.worker.WorkerExtension"
 
 
 def command(config: DictConfig) -> list[str]:

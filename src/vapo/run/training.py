@@ -16,13 +16,12 @@ from hydra.utils import get_class, instantiate
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from vapo.callbacks.metrics_csv import trim
-from vapo.callbacks.rl_checkpoint import LAST, RLCheckpoint, remove
-from vapo.digests import check_intact, other_checkpoints, remedy
+from vapo.callbacks.rl_checkpoint import RLCheckpoint
+from vapo.checkpoints import LAST, discard_after, find_checkpoint
+from vapo.metrics_csv import trim
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
-from vapo.run.record import CONFIG, RESOLVED, record_texts, save_record
-from vapo.strategy import REST
+from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -31,6 +30,7 @@ def train(config: DictConfig) -> dict[str, float]:
     Raises:
         ValueError, FileNotFoundError: a setting is wrong; the message says what to set.
     """
+    check_one_folder(config)
     folder, checkpoint, rl_step = Path(config.paths.output_dir), None, -1
     if config.resume is not None:
         if folder.resolve() != Path(config.resume).resolve():
@@ -42,7 +42,6 @@ def train(config: DictConfig) -> dict[str, float]:
             check_same_job(config, folder)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
-    check_one_folder(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
@@ -57,7 +56,8 @@ def train(config: DictConfig) -> dict[str, float]:
     check_sweep(trainer)
     if is_first_rank():
         save_record(texts, config.paths.root, folder)
-        cut_back(folder, rl_step)
+        discard_after(folder, rl_step)
+        trim(folder / "metrics.csv", rl_step)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
     finally:
@@ -81,8 +81,7 @@ def resumed_config(config: DictConfig) -> DictConfig:
         raise FileNotFoundError(
             f"no {CONFIG} in {config.resume}: set resume to the folder of a run, such as logs/train/runs/<time>"
         )
-    merged = OmegaConf.load(saved)
-    assert isinstance(merged, DictConfig)
+    merged = load_config(saved)
     OmegaConf.set_struct(merged, True)
     changes = [c for c in HydraConfig.get().overrides.task if not c.startswith(("resume=", "checkpoint="))]
     try:
@@ -117,28 +116,3 @@ def check_same_job(config: DictConfig, folder: Path) -> None:
             f"{folder} holds a job with another configuration: set hydra.sweep.dir to a new folder, or repeat the command "
             "that made this one"
         )
-
-
-def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
-    """The checkpoint to go on from and the RL step it was made after; None and -1 when the run was killed before its first."""
-    path = folder / name
-    others = other_checkpoints(path)
-    if not path.exists():
-        if not others and name == LAST:
-            return None, -1
-        raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
-    if not path.is_dir():  # the ranks of a sharded run look together, when it is loaded
-        check_intact(path)
-    try:
-        state = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
-        return path.resolve(), int(state["vapo"]["rl_step"])
-    except Exception as error:
-        raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy(path)}") from error
-
-
-def cut_back(folder: Path, rl_step: int) -> None:
-    """Removes what the run wrote after `rl_step`: it will be made again."""
-    trim(folder / "metrics.csv", rl_step)
-    for path in [*folder.glob("checkpoints/step_*.ckpt"), *folder.glob("rollouts/step_*.parquet")]:
-        if int(path.stem.removeprefix("step_")) > rl_step:
-            remove(path)

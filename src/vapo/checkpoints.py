@@ -1,0 +1,149 @@
+"""What a checkpoint is on disk: names, digests, random states; how checkpoints are published, pruned, found and discarded.
+
+A checkpoint is one file `step_000010.ckpt`, or with sharded networks a folder of that name, in torch's distributed format and with
+`rest.pt`. `last.ckpt` links to the newest. A file `step_000010.ckpt.sha256` next to it holds a digest of each of its files.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+LAST = "last.ckpt"  # a link to the newest checkpoint
+REST = "rest.pt"  # everything in a sharded checkpoint that is not a tensor of a network or an optimizer
+DIGESTS = ".sha256"  # suffix of the file with a checkpoint's digests
+
+
+def checkpoint_name(rl_step: int) -> str:
+    return f"step_{rl_step:06d}.ckpt"
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(folder.glob("step_*.ckpt"))
+
+
+def publish(folder: Path, name: str, partial: Path, digests: dict[str, str], keep: int) -> None:
+    """Gives a completely written checkpoint its name, makes it the newest, and removes all but the newest `keep`."""
+    remove(folder / name)
+    (folder / f"{name}{DIGESTS}").write_text(json.dumps(digests, indent=1))
+    partial.replace(folder / name)
+    link = folder / f"{LAST}.partial"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    link.replace(folder / LAST)
+    for old in saved_checkpoints(folder)[:-keep]:
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint and its digests; a missing one is not an error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}{DIGESTS}").unlink(missing_ok=True)
+
+
+def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
+    """The checkpoint to resume from and its RL step; None and -1 if the run was killed before its first checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged; the message names the other checkpoints.
+    """
+    path = folder / name
+    others = other_checkpoints(path)
+    if not path.exists():
+        if not others and name == LAST:
+            return None, -1
+        raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
+    if not path.is_dir():  # a sharded one is checked when it is loaded, each rank its share of the files
+        check_intact(path)
+    try:
+        state = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
+        return path.resolve(), int(state["vapo"]["rl_step"])
+    except Exception as error:
+        raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy(path)}") from error
+
+
+def discard_after(run: Path, rl_step: int) -> None:
+    """Removes checkpoints and rollouts that a run wrote after `rl_step`: the resumed run writes them again."""
+    for path in [*saved_checkpoints(run / "checkpoints"), *(run / "rollouts").glob("step_*.parquet")]:
+        if int(path.stem.removeprefix("step_")) > rl_step:
+            remove(path)
+
+
+# --- digests -----------------------------------------------------------------------------------------------------------
+
+
+def digest_files(path: Path, share: Callable[[int], slice]) -> dict[str, str]:
+    """SHA-256 of this rank's share of a checkpoint's files, by name within it; a checkpoint of one file has the name `.`."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {str(file.relative_to(path)): sha256(file) for file in files[share(len(files))]}
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_intact(path: Path, share: Callable[[int], slice] = lambda size: slice(size)) -> None:
+    """Raises ValueError if files of a checkpoint are missing or changed, and names another checkpoint. Without recorded digests
+    (in runs of older versions) nothing is checked.
+
+    Args:
+        share: given the number of files, which of them to check: ranks divide the work.
+    """
+    path = path.resolve()
+    record = path.with_name(f"{path.name}{DIGESTS}")
+    if not record.exists():
+        return
+    expected = sorted(json.loads(record.read_text()).items())
+    files = [(path if name == "." else path / name, digest) for name, digest in expected[share(len(expected))]]
+    changed = [file.name for file, digest in files if not file.is_file() or sha256(file) != digest]
+    if changed:
+        raise ValueError(
+            f"the checkpoint {path} is damaged ({', '.join(changed[:3])} changed since it was written): {remedy(path)}"
+        )
+
+
+def other_checkpoints(path: Path) -> list[str]:
+    """Names of the other checkpoints in its folder."""
+    return [p.name for p in saved_checkpoints(path.parent) if p.resolve() != path.resolve()]
+
+
+def remedy(path: Path) -> str:
+    """What to do about a bad checkpoint."""
+    others = other_checkpoints(path)
+    return f"set checkpoint to one of {', '.join(others)}" if others else "start the run again from scratch"
+
+
+# --- random states -----------------------------------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Any]:
+    """Random states of Python, NumPy, torch and CUDA, as plain values and tensors: a resumed run draws what the uninterrupted run
+    would have drawn."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = dict(state["numpy"], state=dict(state["numpy"]["state"]))
+    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

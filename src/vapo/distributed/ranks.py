@@ -1,0 +1,69 @@
+"""Several processes that train one policy. Every rank holds the whole batch of a step; generation, forward and backward passes are
+divided among them. So every mean, every minibatch and every random choice is the same on any number of ranks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """This process's number, 0 when it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(size: int, ranks_per_engine: int = 1) -> slice:
+    """This rank's contiguous part of `size` things; parts differ by at most one and follow each other in the order of ranks.
+
+    Args:
+        ranks_per_engine: neighbours that do the same part; divides the number of ranks.
+    """
+    part, parts = rank() // ranks_per_engine, world_size() // ranks_per_engine
+    return slice(size * part // parts, size * (part + 1) // parts)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of every rank's CPU tensor, on all ranks; `x` itself when there is one rank."""
+    if dist.is_initialized():
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def gather_lists(part: list[T]) -> list[T]:
+    """Every rank's list, joined in the order of ranks, on all ranks."""
+    if not dist.is_initialized():
+        return part
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, part)
+    return [item for piece in parts for item in piece]
+
+
+@contextmanager
+def raise_on_all_ranks() -> Iterator[None]:
+    """Around work without collectives: an error on one rank is raised on all of them, or the others would wait for it for ever."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    failed = gather_lists([] if error is None else [f"{error} (rank {rank()})" if world_size() > 1 else ""])
+    if error is not None:
+        raise error
+    if failed:
+        raise ValueError(failed[0])
+
+
+def barrier() -> None:
+    """Waits until every rank is here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,180 @@
+"""All that is FSDP2: where parameters are cut, in which precision they compute, how they are read and gathered.
+
+A network is built without memory, cut layer by layer, and then filled: each rank reads its own slices of the safetensors files, so
+no rank ever holds a whole network.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from vapo.distributed.ranks import rank, sum_over_ranks
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How networks are spread over ranks. Weights, gradients and optimizer states stay in the dtype they were built in, float32."""
+
+    compute_dtype: str = "bfloat16"  # of forward and backward passes; gradients are summed over ranks in float32
+    shard_ranks: int | None = None  # ranks that one copy of a network is cut over, such as those of a node; None for all ranks
+    cpu_offload: bool = False  # weights, gradients and optimizer states rest in the memory of the CPU
+    defer_gradient_sync: bool = (
+        False  # sum gradients once per minibatch, not per micro-batch: less traffic, but each rank holds whole gradients
+    )
+
+    def __post_init__(self) -> None:
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"module.sharding.compute_dtype is {self.compute_dtype!r}; set it to float32 or bfloat16")
+
+    def mesh(self, device_type: str, ranks: int) -> DeviceMesh:
+        """All ranks in one row, or rows of `shard_ranks` that hold copies of each other (hybrid sharding)."""
+        shard_ranks = self.shard_ranks or ranks
+        if ranks % shard_ranks != 0:
+            raise ValueError(
+                f"module.sharding.shard_ranks is {shard_ranks} and does not divide the {ranks} ranks; set it to a divisor"
+            )
+        if shard_ranks == ranks:
+            return init_device_mesh(device_type, (ranks,), mesh_dim_names=("shard",))
+        return init_device_mesh(device_type, (ranks // shard_ranks, shard_ranks), mesh_dim_names=("replicate", "shard"))
+
+    def shard(self, network: nn.Module, mesh: DeviceMesh) -> None:
+        """Cuts each layer, then what is left, and a float32 `head` apart from the rest."""
+        policy = MixedPrecisionPolicy(param_dtype=getattr(torch, self.compute_dtype), reduce_dtype=torch.float32)
+        offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if self.cpu_offload else OffloadPolicy()
+        for layer in layers_of(network):
+            fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=offload)
+        if isinstance(getattr(network, "head", None), nn.Module):
+            fully_shard(network.head, mesh=mesh, mp_policy=MixedPrecisionPolicy(), offload_policy=offload)  # type: ignore[arg-type]
+        fully_shard(network, mesh=mesh, mp_policy=policy, offload_policy=offload)
+
+    def build(self, outline: Callable[[], Network], mesh: DeviceMesh) -> Network:
+        """The network that `outline` makes on the meta device: cut, and with memory for this rank's part, not yet filled."""
+        network = outline()
+        self.shard(network, mesh)
+        names: dict[int, list[str]] = {}
+        for name, parameter in network.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        network.to_empty(device="cpu" if self.cpu_offload else mesh.device_type)
+        for first, *others in names.values():  # a tied head is the embedding again, not memory of its own
+            for name in others:
+                owner, _, leaf = name.rpartition(".")
+                setattr(network.get_submodule(owner), leaf, network.get_parameter(first))
+        return network
+
+
+def layers_of(network: nn.Module) -> list[nn.Module]:
+    """The transformer's layers: those that Hugging Face says must not be split."""
+    names = {name for module in network.modules() if isinstance(module, PreTrainedModel) for name in module._no_split_modules or ()}
+    layers = [module for module in network.modules() if type(module).__name__ in names]
+    if not layers:
+        raise ValueError(
+            f"{type(network).__name__} names no layers to shard (_no_split_modules): set trainer to one without sharding"
+        )
+    return layers
+
+
+def is_sharded(network: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in network.parameters())
+
+
+def read_safetensors(model: PreTrainedModel, path: str) -> None:
+    """Fills a model that `Sharding.build` made with this rank's slices of the files. Adapters, which no file has, start as PEFT's.
+
+    Args:
+        path: folder or hub name of a model in safetensors format.
+
+    Raises:
+        ValueError: the files lack a parameter.
+    """
+    reader = HuggingFaceStorageReader(str(local_folder(path)))
+    entries = reader.read_metadata().state_dict_metadata
+    prefix = f"{model.base_model_prefix}."
+    wanted: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        plain = name.replace(".base_layer.", ".")
+        found = [key for key in (plain, prefix + plain, plain.removeprefix(prefix)) if key in entries]
+        if "lora_" in name:
+            whole = torch.zeros(parameter.shape)
+            fill(parameter, nn.init.kaiming_uniform_(whole, a=5**0.5) if "lora_A" in name else whole)
+        elif not found:
+            raise ValueError(f"{path} has no tensor {plain}: set model.path to a model of this architecture in safetensors format")
+        else:
+            wanted[found[0]] = parameter.detach()
+    dcp.load(wanted, storage_reader=reader)
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            model._init_weights(module)  # rotary frequencies are computed, not stored
+
+
+def read_entries(path: str, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a model's files whose names start with `prefix`, whole."""
+    reader = HuggingFaceStorageReader(str(local_folder(path)))
+    entries = reader.read_metadata().state_dict_metadata
+    found = {key: torch.empty(entry.size) for key, entry in entries.items() if key.startswith(prefix)}  # type: ignore[union-attr]
+    dcp.load(found, storage_reader=reader)
+    return found
+
+
+def local_folder(path: str) -> Path:
+    """The folder with a model's files; those of a hub name are fetched if they are not there yet."""
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, allow_patterns=["*.safetensors", "*.json"]))
+
+
+@torch.no_grad()
+def fill(parameter: Tensor, whole: Tensor) -> None:
+    """Copies this rank's part of `whole`, which all ranks have, into a parameter that may be sharded."""
+    if isinstance(parameter, DTensor):
+        whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
+    parameter.copy_(whole)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network computes; its parameters may rest elsewhere."""
+    parameter = next(network.parameters())
+    return torch.device(parameter.device_mesh.device_type) if isinstance(parameter, DTensor) else parameter.device
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole tensor on this rank; a collective if it is sharded."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    there = tensor.to(tensor.device_mesh.device_type)  # one that rests on the CPU cannot be gathered there
+    return cast(DTensor, there).full_tensor()
+
+
+def checksum(tensor: Tensor) -> int:
+    """Sum of the bits of all elements as integers: exact, and additive over the parts of a tensor."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().view(integers).sum(dtype=torch.int64))
+
+
+def checksums(entries: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
+    """The `checksum` of each whole tensor, from its parts: nothing is gathered but the sums."""
+    sums = {name: checksum(_counted_part(tensor)) for name, tensor in entries}
+    return dict(zip(sums, sum_over_ranks(torch.tensor(list(sums.values()))).tolist(), strict=True))
+
+
+def _counted_part(tensor: Tensor) -> Tensor:
+    """What this rank counts of a tensor, so that every element is counted once over all ranks."""
+    if not isinstance(tensor, DTensor):
+        return tensor if rank() == 0 else tensor.flatten()[:0]
+    place = tensor.device_mesh.get_coordinate()
+    assert place is not None
+    copies = [at for at, placement in zip(place, tensor.placements, strict=True) if placement.is_replicate()]
+    return tensor.to_local() if not any(copies) else tensor.to_local().flatten()[:0]

@@ -1,0 +1,148 @@
+"""Lightning's strategies for several ranks, as this project needs them: collectives on CPU and GPU, exact sharded checkpoints."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from vapo.checkpoints import REST, check_intact
+from vapo.distributed.ranks import raise_on_all_ranks, share
+
+
+def backend(device: torch.device) -> str:
+    """Batches are summed and gathered on the CPU, networks where they are."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+class DDP(DDPStrategy):
+    """Each rank holds whole networks (`trainer=ddp`)."""
+
+    def __init__(self, timeout_minutes: float = 30.0) -> None:
+        # actor and critic have backward passes of their own, in which the other's parameters are unused
+        super().__init__(find_unused_parameters=True, timeout=timedelta(minutes=timeout_minutes))
+
+    def _get_process_group_backend(self) -> str:
+        return backend(self.root_device)
+
+
+class FSDP2(ModelParallelStrategy):
+    """Each rank holds a part of each network (`trainer=fsdp`): `configure_model` cuts them, this class names ranks and saves."""
+
+    def __init__(self, timeout_minutes: float = 30.0, asynchronous_checkpoints: bool = False) -> None:
+        """
+        Args:
+            timeout_minutes: a collective that takes longer ends the run: another rank is gone.
+            asynchronous_checkpoints: training goes on while a checkpoint is written; costs a copy of the state in CPU memory.
+        """
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timedelta(minutes=timeout_minutes))
+        self.asynchronous_checkpoints = asynchronous_checkpoints
+        self._writing: Future[Any] | None = None
+        self._writers: dist.ProcessGroup | None = None  # a group of their own: collectives of two threads must not mix
+
+    def _get_process_group_backend(self) -> str:
+        return backend(self.root_device)
+
+    def _setup_distributed(self) -> None:
+        super()._setup_distributed()
+        self._data_parallel_size = self.world_size
+
+    def model_to_device(self) -> None:
+        assert self.model is not None
+        if any(isinstance(p, DTensor) and p.device.type != p.device_mesh.device_type for p in self.model.parameters()):
+            for buffer in self.model.buffers():  # parameters rest on the CPU (module.sharding.cpu_offload) and must stay there
+                buffer.data = buffer.data.to(self.root_device)
+        else:
+            super().model_to_device()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return optimizer.state_dict()  # not torch's get_optimizer_state_dict: it would make a step to fill an empty one
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Tensors in torch's distributed format, each rank its own, and the rest beside them."""
+        self.finish_saving()
+        path = Path(filepath)
+        optimizers = checkpoint["optimizer_states"]
+        state = {"model": checkpoint.pop("state_dict")} | {
+            f"optimizer_{i}": {str(number): values for number, values in saved.pop("state").items()}
+            for i, saved in enumerate(optimizers)
+        }
+        with raise_on_all_ranks():
+            if self.global_rank == 0:
+                path.mkdir(parents=True, exist_ok=True)
+                torch.save(checkpoint, path / REST)
+        with _plain_errors():
+            if self.asynchronous_checkpoints:
+                self._writers = self._writers or dist.new_group(backend="gloo")
+                self._writing = dcp.async_save(state, checkpoint_id=path, process_group=self._writers)  # type: ignore[assignment]
+            else:
+                dcp.save(state, checkpoint_id=path)
+
+    def saved(self) -> bool:
+        """Whether this rank's part of the last checkpoint is written."""
+        return self._writing is None or self._writing.done()
+
+    def finish_saving(self) -> None:
+        """Waits until the last checkpoint is written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with _plain_errors():
+                writing.result()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Fills networks and optimizers in place, on any number of ranks, and returns the rest."""
+        assert self.lightning_module is not None
+        path = Path(checkpoint_path)
+        with raise_on_all_ranks():
+            check_intact(path, share)
+        rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=weights_only)
+        state: dict[str, Any] = {"model": self.lightning_module.state_dict()}
+        for i, optimizer in enumerate(self.optimizers):
+            state[f"optimizer_{i}"] = _memory_for(f"optimizer_{i}", optimizer, path)
+        dcp.load({name: part for name, part in state.items() if part}, checkpoint_id=path)
+        for i, optimizer in enumerate(self.optimizers):
+            values = {int(number): entries for number, entries in state[f"optimizer_{i}"].items()}
+            optimizer.load_state_dict({"state": values, **rest["optimizer_states"][i]})
+        return rest
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Nothing: `load_checkpoint` has done it."""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What torch raises when a rank cannot write is no Exception, and holds every rank's traceback."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise OSError("; ".join(f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items())) from error
+
+
+def _memory_for(name: str, optimizer: Optimizer, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Tensors that the saved state of an optimizer fits into: those as large as a parameter are cut as it is."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, entry in FileSystemReader(path).read_metadata().state_dict_metadata.items():
+        owner, _, rest = key.partition(".")
+        if owner == name and isinstance(entry, TensorStorageMetadata):
+            number, _, leaf = rest.partition(".")
+            parameter = parameters[int(number)].detach()
+            like = torch.zeros_like(parameter) if entry.size == parameter.shape else torch.zeros(entry.size)
+            state.setdefault(number, {})[leaf] = like
+    return state

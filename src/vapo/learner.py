@@ -1,0 +1,196 @@
+"""One network that trains: passes over a batch, micro-batches, backward, clip or skip, optimizer step, offload."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from vapo.distributed.ranks import rank, sum_over_ranks, world_size
+from vapo.distributed.sharding import full
+from vapo.metrics import StepMetrics
+from vapo.rollout.collate import micro_batches
+from vapo.types import Batch, MicroBatch
+
+
+class Learner:
+    """The actor or the critic with its optimizer, or the frozen reference, which has none.
+
+    A plain object: the network itself stays an attribute of `RLModule`, so that state-dict keys start with `actor.` and `critic.`.
+    """
+
+    optimizer: Optimizer
+    schedule: LambdaLR
+    trains = False  # until `configure` gives it an optimizer
+
+    def __init__(
+        self,
+        backward: Callable[[Tensor], None],
+        metrics: StepMetrics,
+        microbatch_tokens: int,
+        max_grad_norm: float | None,
+        max_skipped_updates: int,
+        offload: bool,
+        defer_gradient_sync: bool,
+        name: str,
+        network: nn.Module,
+    ) -> None:
+        """
+        Args:
+            backward: the module's `manual_backward`.
+            microbatch_tokens: most padded tokens in one forward pass, >= 1; memory only.
+            max_grad_norm: larger gradients are scaled down to this norm; None for no clipping.
+            max_skipped_updates: updates in a row that may be skipped because their gradient is not finite.
+            offload: network and optimizer states are on the device only while `on_device`.
+            defer_gradient_sync: with FSDP2, gradients are summed over ranks once per minibatch.
+            name: `actor`, `critic` or `reference`; prefix of its metrics.
+        """
+        if microbatch_tokens < 1:
+            raise ValueError(f"module.microbatch_tokens is {microbatch_tokens}; set it to 1 or more")
+        if max_skipped_updates < 0:
+            raise ValueError(f"module.max_skipped_updates is {max_skipped_updates}; set it to 0 (stop at once) or more")
+        if max_grad_norm is not None and max_grad_norm <= 0:
+            raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
+        self.name, self.network, self.backward, self.metrics = name, network, backward, metrics
+        self.microbatch_tokens, self.max_grad_norm, self.max_skipped_updates = microbatch_tokens, max_grad_norm, max_skipped_updates
+        self.offload, self.defer_gradient_sync = offload, defer_gradient_sync
+        self.device = torch.device("cpu")
+        self.ddp: DistributedDataParallel | None = None  # the wrapper that sums gradients over ranks, with trainer=ddp
+        self.skipped = 0  # updates in a row
+
+    def configure(self, optimizer: Callable[..., Optimizer], schedule: Callable[[Optimizer], LambdaLR]) -> dict[str, Any]:
+        """Makes optimizer and schedule; returns them as Lightning wants them."""
+        self.optimizer = optimizer([p for p in self.network.parameters() if p.requires_grad])
+        self.schedule, self.trains = schedule(self.optimizer), True
+        return {"optimizer": self.optimizer, "lr_scheduler": self.schedule}
+
+    def place(self, device: torch.device, wrapper: nn.Module | None) -> None:
+        """Before training: where the network computes, and Lightning's wrapper around the module."""
+        self.device, self.ddp = device, wrapper if isinstance(wrapper, DistributedDataParallel) else None
+        if self.offload and self.ddp is not None:
+            raise ValueError(
+                "module.offload=true would cut DDP's hooks from the parameters it moves; set it to false, or trainer=fsdp"
+            )
+
+    def start(self) -> None:
+        """After a checkpoint was restored, before the first step."""
+        if self.trains:
+            self._apply_configuration()
+        if self.offload:
+            self.move(torch.device("cpu"))
+
+    # --- without gradient ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def per_token(self, batch: Batch, forward: Callable[[MicroBatch], Tensor]) -> Tensor:
+        """Applies `forward` to micro-batches, each rank to its share, and joins the results.
+
+        Args:
+            forward: runs the network on a micro-batch -> x_R.
+
+        Returns:
+            x_R of the whole batch in float32, on the CPU of every rank.
+        """
+        pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
+        with self.on_device():
+            for micro in self.micro_batches(batch):
+                x_R = forward(micro).float().cpu()
+                for row, x_T in zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False):
+                    pieces[row] = x_T
+        return sum_over_ranks(torch.cat(pieces))
+
+    # --- with gradient -------------------------------------------------------------------------------------------------
+
+    def update(self, minibatch: Batch, loss: Callable[[MicroBatch], Tensor], dump: Path) -> None:
+        """One optimizer step on a minibatch, which may be skipped; see `backward_over` and `step`."""
+        self.backward_over(self.micro_batches(minibatch), loss)
+        self.step(minibatch, dump)
+
+    def backward_over(self, micros: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> None:
+        """Accumulates the gradient of a whole minibatch, however it is cut into micro-batches.
+
+        Args:
+            loss: a micro-batch's share of the minibatch's loss: shares of all micro-batches of all ranks add up to it.
+        """
+        for number, micro in enumerate(micros, 1):
+            self._sync_gradients(last=number == len(micros))
+            self.backward(loss(micro) * world_size())  # DDP and FSDP average over ranks, but the losses are to be summed
+
+    def step(self, minibatch: Batch, dump: Path) -> None:
+        """Clips and applies the accumulated gradient. If it is not finite on any rank, all ranks skip the update.
+
+        Args:
+            dump: file for the minibatch, if too many updates in a row were skipped.
+
+        Raises:
+            FloatingPointError: more than `max_skipped_updates` in a row.
+        """
+        norm = full(nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm or float("inf"))).item()
+        finite = math.isfinite(norm)
+        self.metrics.mean(f"{self.name}/skipped_fraction", float(not finite))
+        self.skipped = 0 if finite else self.skipped + 1
+        if finite:
+            self.metrics.mean(f"{self.name}/grad_norm", norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.skipped > self.max_skipped_updates:
+            if rank() == 0:
+                torch.save({field.name: getattr(minibatch, field.name) for field in fields(minibatch)}, dump)
+            raise FloatingPointError(
+                f"the {self.name}'s gradient norm is {norm} after {self.skipped - 1} skipped updates in a row: look at {dump} "
+                f"(fields of a Batch), lower module.{self.name}_optimizer.lr, or raise module.max_skipped_updates; the last "
+                "checkpoint is from before it"
+            )
+
+    def report(self) -> None:
+        if self.trains:
+            self.metrics.gauge(f"{self.name}/learning_rate", self.optimizer.param_groups[0]["lr"])
+
+    # --- pieces --------------------------------------------------------------------------------------------------------
+
+    def micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        """This rank's micro-batches, as many as every other rank's."""
+        return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
+
+    def _sync_gradients(self, last: bool) -> None:
+        """Before a backward pass: sums gradients over ranks with the last micro-batch only (DDP, deferred FSDP2), or with each."""
+        if isinstance(self.network, FSDPModule):
+            self.network.set_requires_gradient_sync(last or not self.defer_gradient_sync)
+        elif self.ddp is not None:
+            self.ddp.require_backward_grad_sync = last  # type: ignore[assignment]
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """Around every use of the network: with `offload`, only now it and its optimizer states are on the device."""
+        if self.offload:
+            self.move(self.device)
+        try:
+            yield
+        finally:
+            if isinstance(self.network, FSDPModule):
+                self.network.reshard()  # its root stays gathered after a forward pass without a backward pass
+            if self.offload:
+                self.move(torch.device("cpu"))
+
+    def move(self, device: torch.device) -> None:
+        self.network.to(device)
+        for state in self.optimizer.state.values() if self.trains else ():
+            state |= {key: x.to(device) for key, x in state.items() if isinstance(x, Tensor) and x.dim() > 0}
+
+    def _apply_configuration(self) -> None:
+        """Gives a restored optimizer the hyperparameters it was constructed with; otherwise the checkpoint's values would silently
+        override a learning rate changed on resume."""
+        defaults = self.optimizer.defaults
+        self.schedule.base_lrs = [defaults["lr"]] * len(self.optimizer.param_groups)
+        for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
+            group.update({name: value for name, value in defaults.items() if name in group})
+            group["initial_lr"] = defaults["lr"]
+            group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)

@@ -1,0 +1,221 @@
+"""From a configuration and a cluster to a plan: memory per phase, whether it fits, what would help, and time."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.markdown import Markdown
+from transformers import PretrainedConfig
+
+from vapo.plan.sizes import (
+    BYTES,
+    Setting,
+    cache_bytes,
+    check_cluster,
+    engine_bytes,
+    host_bytes_per_rank,
+    kv_token_bytes,
+    longest,
+    model_config,
+    responses_at_once,
+    with_known_dimensions,
+)
+from vapo.plan.step import StepMemory, fake_ranks, step_memory
+from vapo.plan.text import text
+from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, hand_over_seconds, update_seconds
+from vapo.run.record import provenance
+from vapo.run.training import check_algorithm, quiet_libraries
+
+GIB = 2**30
+PARTS = ("weights", "optimizer", "gradients", "temporary", "engine weights", "KV cache", "reserved")
+
+
+def plan(config: DictConfig) -> dict[str, object]:
+    """Prints the plan and writes `plan.json` and `plan.md` into the run's folder.
+
+    Raises:
+        ValueError: a setting is wrong; the message says what to set.
+    """
+    quiet_libraries()
+    check_cluster(config.cluster)
+    check_algorithm(config.algorithm)
+    config = with_known_dimensions(config)
+    model, memory = model_config(config.model.path), count(config)
+    now = Setting.of(config)
+    table = gpu_table(config, model, memory, now)
+    verdict, tried = judge(config, model, memory, now, table)
+    seconds = step_seconds(config, model, memory, tried[-1].setting if tried else now)
+    host = host_bytes_per_rank(config, instantiate(config.algorithm))
+    if now.cpu_offload:
+        host["weights, gradients, optimizer (offloaded)"] = sum(memory.resting("actor_optimizer").values())
+    found: dict[str, object] = {
+        "verdict": verdict,
+        "remedies": [f"{remedy.name}: {remedy.gib:.1f} GiB" for remedy in tried],
+        "gpu_gib": {phase: {part: size / GIB for part, size in row.items()} for phase, row in table.items()},
+        "host_gib_per_rank": {name: size / GIB for name, size in host.items()},
+        "seconds_per_step": seconds,
+        **run_hours(config, seconds),
+        "cluster": {name: value for name, value in config.cluster.items() if name != "gpu_types"} | dict(rates(config)),
+        **provenance(config.paths.root),
+    }
+    written = text(config, found)
+    folder = Path(config.paths.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(found, indent=2))
+    (folder / "plan.md").write_text(written)
+    Console(width=130).print(Markdown(written))
+    print(f"{verdict}\nwritten to {folder}/plan.md")
+    return found
+
+
+def count(config: DictConfig, **module: object) -> StepMemory:
+    """The training step's memory per rank, on fake tensors; `module` changes settings of `config.module`."""
+    settings = config.module.copy()
+    settings._set_parent(config)
+    with open_dict(settings):
+        settings.sharding.cpu_offload = False  # counted where it is used; `gpu_table` moves what rests elsewhere
+        for name, value in module.items():
+            settings[name] = value
+    with fake_ranks(config.cluster.gpus):
+        return step_memory(settings, longest(config), fake=True, foreach=True)
+
+
+def rates(config: DictConfig) -> DictConfig:
+    chosen: DictConfig = config.cluster.gpu_types[config.cluster.gpu]
+    return chosen
+
+
+def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, setting: Setting) -> dict[str, dict[str, float]]:
+    """Bytes on each GPU at the peak of every phase, by part, with their `total`."""
+    weights, cache = engine_bytes(config, model, memory.parameters["actor"], setting)
+    stays = setting.kv_cache_mib is not None and not setting.sleeps  # the torch engine has a cache while it generates only
+    table = {}
+    for phase in ("generate", *memory.peak):
+        resting = memory.resting(phase)
+        temporary = 0 if phase == "generate" else memory.temporary(phase)
+        if setting.cpu_offload:
+            resting = dict.fromkeys(resting, 0)
+            temporary = 0 if phase.endswith("optimizer") else temporary  # it runs on the CPU
+        row: dict[str, float] = {
+            **resting,
+            "temporary": temporary * (1 + config.cluster.fragmentation),
+            "engine weights": weights if phase == "generate" or not setting.sleeps else 0,
+            "KV cache": cache if stays or phase == "generate" else 0,
+            "reserved": config.cluster.reserved_gib * GIB,
+        }
+        table[phase] = row | {"total": sum(row.values())}
+    return table
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change, on top of those before it, and the highest peak with it."""
+
+    name: str
+    gib: float
+    setting: Setting
+
+
+def judge(
+    config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, table: dict[str, dict[str, float]]
+) -> tuple[str, list[Remedy]]:
+    """`fits` or `does not fit`, with its reason, and what would help."""
+    limit = rates(config).memory_gib
+    need, phase, part = peak_of(table)
+    where = f"{need:.1f} GiB in {phase} of {limit:.1f} GiB per {config.cluster.gpu}"
+    one = cache_bytes(config, model, now, 1) / 2**20
+    if need <= limit and (now.kv_cache_mib is None or one <= now.kv_cache_mib):
+        return f"fits: at most {where}", []
+    if need <= limit:
+        short = f"rollout.engine.kv_cache_mib is below one longest response: set it to {int(one) + 1} or more"
+        return f"does not fit: {short}", []
+    return f"does not fit: {where}, most of it {part}", list(effects(config, model, memory, now, limit))
+
+
+def peak_of(table: dict[str, dict[str, float]]) -> tuple[float, str, str]:
+    """GiB of the highest phase, its name, and its largest part."""
+    phase = max(table, key=lambda name: table[name]["total"])
+    return table[phase]["total"] / GIB, phase, max(PARTS, key=lambda part: table[phase][part])
+
+
+def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, limit: float) -> Iterator[Remedy]:
+    """Remedies one after another until it fits. Those of the engine and offload are arithmetic; the others count the step again."""
+
+    def tried(name: str, setting: Setting) -> Remedy:
+        return Remedy(name, peak_of(gpu_table(config, model, memory, setting))[0], setting)
+
+    def engine(tensor_parallel: int) -> Setting:
+        """vLLM in bfloat16 that sleeps, with as much cache as is left, but for one response at least and no more than for all."""
+        setting = Setting(now.cpu_offload, "bfloat16", tensor_parallel, 0, sleeps=True)
+        spare = (limit - peak_of(gpu_table(config, model, memory, setting))[0]) * GIB
+        wanted = min(int(spare), cache_bytes(config, model, setting, responses_at_once(config, setting)))
+        return replace(setting, kv_cache_mib=max(wanted, cache_bytes(config, model, setting, 1)) // 2**20)
+
+    best = engine(now.tensor_parallel)
+    keys = "rollout=vllm rollout.engine.dtype=bfloat16 rollout.engine.sleep_level=1"
+    yield (last := tried(f"{keys} rollout.engine.kv_cache_mib={best.kv_cache_mib}", best))
+    shared = max(now.tensor_parallel, min(config.cluster.gpus_per_node, config.cluster.gpus))
+    if last.gib > limit and shared > now.tensor_parallel:
+        best = engine(shared)
+        keys = f"rollout.engine.tensor_parallel={shared} rollout.engine.kv_cache_mib={best.kv_cache_mib}"
+        yield (last := tried(keys, best))
+    if last.gib > limit and not config.model.activation_checkpointing and config.remedies:
+        config = config.copy()
+        config.model.activation_checkpointing = True
+        memory = count(config)
+        yield (last := tried("model.activation_checkpointing=true", best))
+    if last.gib > limit and not best.cpu_offload:
+        best = replace(best, cpu_offload=True)
+        yield (last := tried("module.sharding.cpu_offload=true (more CPU memory, slow optimizer steps)", best))
+    if last.gib > limit and config.module.microbatch_tokens > longest(config) and config.remedies:
+        tokens = max(config.module.microbatch_tokens // 4, longest(config))
+        memory = count(config, microbatch_tokens=tokens)
+        yield tried(f"module.microbatch_tokens={tokens}", best)
+
+
+def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting) -> dict[str, float]:
+    """Estimates for each phase of an RL step in which both networks train."""
+    cluster, rate, compute = config.cluster, rates(config), BYTES[config.module.sharding.compute_dtype]
+    wire = rate.node_gb_s if cluster.gpus <= cluster.gpus_per_node else rate.network_gb_s
+    machines = Machines(
+        cluster.gpus,
+        rate.tflops * 1e12 * cluster.utilization,
+        rate.memory_gb_s * 1e9 * cluster.bandwidth_utilization,
+        wire * 1e9 * cluster.network_utilization,
+    )
+    limit, rollouts = config.rollout.sampling.max_new_tokens, config.data.rollouts_per_step
+    mean = limit * cluster.response_share
+    updates = config.module.epochs * rollouts / config.module.minibatch_rollouts
+    work = Work(rollouts, cluster.prompt_tokens, mean, limit, config.module.microbatch_tokens, round(updates))
+    actor, kv = memory.parameters["actor"], kv_token_bytes(model, BYTES[now.dtype])
+    cache = engine_bytes(config, model, actor, now)[1] * now.tensor_parallel
+    at_once = min(responses_at_once(config, now), cache / kv / (cluster.prompt_tokens + mean / 2))
+    seconds = {
+        "generate": generate_seconds(machines, work, actor, BYTES[now.dtype], kv, at_once, now.tensor_parallel),
+        "hand over weights": hand_over_seconds(machines, actor, BYTES[config.model.dtype]),
+    }
+    for name, parameters in memory.parameters.items():
+        seconds[f"annotate {name}"] = annotate_seconds(machines, work, model, parameters, compute)
+    for name in memory.gradients:
+        checkpointing = config.model.activation_checkpointing
+        once = update_seconds(machines, work, model, memory.parameters[name], compute, checkpointing)
+        seconds[f"update {name}"] = config.module.epochs * once
+    return seconds
+
+
+def run_hours(config: DictConfig, seconds: dict[str, float]) -> dict[str, float]:
+    """Of the whole run; while the critic is pretrained, generation and its own phases are all there is."""
+    policy_steps, pretraining = config.module.policy_steps, config.algorithm.get("value_pretraining_steps", 0)
+    step = sum(seconds.values())
+    frozen = sum(time for name, time in seconds.items() if name in ("generate", "annotate critic", "update critic"))
+    hours = (policy_steps * step + pretraining * frozen) / 3600
+    return {
+        "policy_steps": policy_steps,
+        "value_pretraining_steps": pretraining,
+        "hours": hours,
+        "gpu_hours": hours * config.cluster.gpus,
+    }

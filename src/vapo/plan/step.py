@@ -1,0 +1,242 @@
+"""One RL step without rollouts: the training code itself, on tensors that are fake (a plan) or real (what a plan is checked by).
+
+Fake tensors have shapes and no memory, a fake process group has ranks and no processes: so one CPU runs one rank's step of any
+cluster, and `LiveMemory` counts what would be allocated. The device is `cpu` throughout, where FSDP2 runs the same code.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoModelForCausalLM
+
+from vapo.algorithms import ActorCritic, PolicyGradient
+from vapo.distributed.ranks import world_size
+from vapo.distributed.sharding import Sharding
+from vapo.learner import Learner
+from vapo.metrics import StepMetrics
+from vapo.models.actor import Actor
+from vapo.models.critic import Critic
+from vapo.models.loading import LoadOptions
+from vapo.plan.live_memory import FakeValues, LiveMemory, shapes_outside
+from vapo.rollout.collate import micro_batches
+from vapo.types import Batch, MicroBatch
+
+MICRO_BATCHES = 2  # per rank and minibatch: from the second on, the gradients of those before are there too
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes per rank in the second RL step and later, when optimizer states are there. Networks: actor, critic, reference."""
+
+    parameters: dict[str, int]  # elements of each whole network, a tied embedding counted once
+    weights: dict[str, int]  # of each network's part
+    gradients: dict[str, int]
+    optimizer: dict[str, int]
+    peak: dict[str, int]  # of each phase: `annotate`, then `critic_backward`, `critic_optimizer`, and the actor's
+
+    def resting(self, phase: str) -> dict[str, int]:
+        """What is there all through a phase: weights, optimizer states, and the gradients of the network it updates."""
+        gradients = self.gradients.get(phase.split("_")[0], 0)
+        return {"weights": sum(self.weights.values()), "optimizer": sum(self.optimizer.values()), "gradients": gradients}
+
+    def temporary(self, phase: str) -> int:
+        """Activations, gathered layers and what operations need in between: all of the peak that is not resting."""
+        return self.peak[phase] - sum(self.resting(phase).values())
+
+
+@dataclass
+class Step:
+    """One RL step of fake or real networks: what `RLModule` does between rollouts and the next step, for its memory."""
+
+    algorithm: PolicyGradient
+    learners: dict[str, Learner]
+    micros: list[MicroBatch] | None  # micro-batches to use instead of those of the batch
+    starts_with_gradients: bool  # as if another micro-batch had been there before
+
+    def run(self, batch: Batch, memory: LiveMemory) -> StepMemory:
+        """Annotates `batch`, and updates critic and actor on it once."""
+        gradients: dict[str, int] = {}
+        with memory.phase("annotate"), torch.no_grad():
+            for name in ("critic", "reference", "actor"):
+                if name in self.learners:
+                    with self.learners[name].on_device():
+                        for micro in self.micro_batches(name, batch):
+                            self.learners[name].network(micro)
+        for name, loss in losses(self.algorithm, self.learners, batch).items():
+            learner = self.learners[name]
+            if self.starts_with_gradients:
+                zero_gradients(learner.network)
+            with memory.phase(f"{name}_backward"):
+                learner.backward_over(self.micro_batches(name, batch), loss)
+            gradients[name] = held(p.grad for p in learner.network.parameters())
+            with memory.phase(f"{name}_optimizer"):
+                learner.step(batch, Path("nonfinite.pt"))
+        networks = {name: learner.network for name, learner in self.learners.items()}
+        states = {n: [x for state in self.learners[n].optimizer.state.values() for x in state.values()] for n in gradients}
+        return StepMemory(
+            parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
+            weights={name: held(network.parameters()) for name, network in networks.items()},
+            gradients=gradients,
+            optimizer={name: held(tensors) for name, tensors in states.items()},
+            peak={phase: peak for phase, peak in memory.peak.items() if phase != "start"},
+        )
+
+    def micro_batches(self, name: str, batch: Batch) -> list[MicroBatch]:
+        return self.learners[name].micro_batches(batch) if self.micros is None else self.micros
+
+
+def losses(algorithm: PolicyGradient, learners: dict[str, Learner], batch: Batch) -> Mapping[str, Callable[[MicroBatch], Tensor]]:
+    """The losses of critic and actor as in `RLModule`, without metrics."""
+    counts = algorithm.normalizers(batch)
+
+    def critic_loss(micro: MicroBatch) -> Tensor:
+        assert isinstance(algorithm, ActorCritic)
+        return algorithm.critic_loss(learners["critic"].network(micro), micro, counts)
+
+    def actor_loss(micro: MicroBatch) -> Tensor:
+        logprob_R, _ = learners["actor"].network(micro)
+        return algorithm.actor_loss(logprob_R, micro, counts)[0]
+
+    return ({"critic": critic_loss} if algorithm.needs_critic else {}) | {"actor": actor_loss}
+
+
+def build_learner(settings: DictConfig, name: str, outline: nn.Module, mesh: DeviceMesh, foreach: bool | None) -> Learner:
+    """A sharded network with memory and made-up weights, and its optimizer with states.
+
+    Args:
+        outline: the network on the meta device.
+        foreach: of the optimizer: as torch chooses on GPUs (True) or on CPUs (False), which need different memory.
+    """
+    sharding: Sharding = instantiate(settings.sharding)
+    network = sharding.build(lambda: outline, mesh).train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            local(parameter).fill_(0.01)
+        for buffer in network.buffers():
+            buffer.zero_()
+    limits = (settings.microbatch_tokens, settings.max_grad_norm, settings.max_skipped_updates, settings.offload)
+    learner = Learner(Tensor.backward, StepMetrics(), *limits, sharding.defer_gradient_sync, name=name, network=network)
+    if name == "reference":
+        network.eval().requires_grad_(False)
+        return learner
+    learner.configure(
+        partial(instantiate(settings[f"{name}_optimizer"]), foreach=foreach), instantiate(settings[f"{name}_schedule"])
+    )
+    zero_gradients(network)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    return learner
+
+
+def zero_gradients(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part."""
+    return cast(DTensor, tensor).to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def held(tensors: Any) -> int:
+    """Bytes of this rank's parts; those that are views of one storage, as gradients of a layer are, count once."""
+    storages = [local(x).untyped_storage() for x in tensors if isinstance(x, Tensor)]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def full_batch(microbatch_tokens: int, longest: int, micro_batches_in_all: int) -> Batch:
+    """A minibatch whose every micro-batch is as large as one can be.
+
+    Args:
+        longest: tokens of the longest prompt and response together; if above the budget, a micro-batch is one such rollout.
+    """
+    rows = -(-microbatch_tokens // longest)
+    length = longest if rows == 1 else microbatch_tokens // rows
+    size = rows * micro_batches_in_all
+    response_B = torch.full((size,), length - 1)  # after a prompt of one token: most logits
+    per_token = {name: torch.zeros(size * (length - 1)) for name in ("value_R", "advantage_R", "target_R")}
+    below_zero = torch.full((size * (length - 1),), -1.0)
+    return Batch(
+        token_N=torch.ones(size * length, dtype=torch.long),
+        prompt_length_B=torch.ones(size, dtype=torch.long),
+        response_length_B=response_B,
+        group_B=torch.zeros(size, dtype=torch.long),
+        correct_B=torch.ones(size, dtype=torch.bool),
+        truncated_B=torch.zeros(size, dtype=torch.bool),
+        sampler_logprob_R=below_zero,
+        old_logprob_R=below_zero,
+        reference_logprob_R=below_zero,
+        **per_token,
+    )
+
+
+def step_memory(settings: DictConfig, longest: int, fake: bool, foreach: bool | None = None) -> StepMemory:
+    """What one step of a rank needs at its peak. The process group is there already, a fake one for a `fake` step.
+
+    Args:
+        settings: `module` of the configuration.
+        longest: tokens of the longest prompt and response together.
+        fake: count without allocating.
+    """
+    algorithm: PolicyGradient = instantiate(settings.algorithm)
+    sharding: Sharding = instantiate(settings.sharding)
+    budget, memory, micros = settings.microbatch_tokens, LiveMemory(), None
+    modes: list[AbstractContextManager[Any]] = [memory]
+    starts_with_gradients = fake and not sharding.defer_gradient_sync  # a quicker way to be in the second micro-batch
+    if fake:
+        batch = full_batch(budget, longest, 1 if starts_with_gradients else MICRO_BATCHES)
+        micros = [with_known_positions(micro) for micro in micro_batches(batch, budget)]
+        modes = [shapes_outside(), FakeTensorMode(allow_non_fake_inputs=True), FakeValues(), memory]
+    else:
+        batch = full_batch(budget, longest, MICRO_BATCHES * world_size())
+    mesh, outlines = sharding.mesh("cpu", world_size()), _outlines(settings, algorithm)
+    with ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        learners = {name: build_learner(settings, name, outline, mesh, foreach) for name, outline in outlines.items()}
+        return Step(algorithm, learners, micros, starts_with_gradients).run(batch, memory)
+
+
+def with_known_positions(micro: MicroBatch) -> MicroBatch:
+    """Indices in place of the mask of predicting tokens: how many those are could not be read from a fake mask."""
+    indices: Any = micro.predicts_BL.nonzero(as_tuple=True)
+    return replace(micro, predicts_BL=indices)
+
+
+def _outlines(settings: DictConfig, algorithm: PolicyGradient) -> dict[str, nn.Module]:
+    """Networks on the meta device."""
+    loading: LoadOptions = instantiate(settings.actor.loading)
+
+    def actor() -> Actor:
+        return Actor(loading.on_meta_device(AutoModelForCausalLM, settings.actor.path), settings.actor.logits_chunk_tokens)
+
+    outlines: dict[str, nn.Module] = {"actor": actor()}
+    if algorithm.needs_critic:
+        outlines["critic"] = Critic._on_meta_device(loading, settings.critic.path)
+    if algorithm.needs_reference:
+        outlines["reference"] = actor()
+    return outlines
+
+
+@contextmanager
+def fake_ranks(ranks: int) -> Iterator[None]:
+    """This process is rank 0 of `ranks`, and the others' part of every collective is left out."""
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

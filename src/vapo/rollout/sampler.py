@@ -1,0 +1,157 @@
+"""Group sampling (technique 7): ask each prompt G times, number the groups, verify."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vapo.algorithms import PolicyGradient
+from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank, share
+from vapo.rollout.engine import Engine
+from vapo.rollout.prefetch import Prefetch, Work
+from vapo.types import FAULTS, Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
+from vapo.verifiers.base import Verifier
+
+
+def sampling_seed(seed: int, rl_step: int, prompt_index: int, sample: int) -> int:
+    """A 63-bit seed for one response. It depends on what is asked, not on when or where, so it does not depend on ranks."""
+    digest = hashlib.blake2b(f"{seed}/{rl_step}/{prompt_index}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def check_sampling(sampling: SamplingParams, algorithm: PolicyGradient, prefetch: int) -> None:
+    """Raises ValueError if rollouts could not be trained on."""
+    if sampling.temperature == 0:
+        raise ValueError("rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0")
+    if algorithm.mismatch is not None and sampling.top_p < 1:
+        raise ValueError(
+            f"algorithm.mismatch compares whole distributions, but rollout.sampling.top_p is {sampling.top_p}: set it to 1, or "
+            "algorithm.mismatch to null"
+        )
+    if prefetch not in (0, 1):
+        raise ValueError(f"rollout.prefetch is {prefetch}; set it to 0, or to 1 for rollouts one policy step old")
+    if prefetch == 1 and sampling.top_p < 1:
+        raise ValueError(
+            f"rollout.prefetch=1 takes the engine's log-probabilities for the old policy's, but with rollout.sampling.top_p "
+            f"{sampling.top_p} those are of a truncated distribution: set top_p to 1, or prefetch to 0"
+        )
+    if prefetch == 1 and (algorithm.dynamic_sampling or algorithm.mismatch is not None):
+        raise ValueError(
+            "rollout.prefetch=1 needs algorithm.dynamic_sampling=false, which asks for more prompts when it sees the rollouts, "
+            "and algorithm.mismatch=null: old log-probabilities are the engine's own"
+        )
+
+
+def check_engine(engine: Engine, actor_is_sharded: bool) -> None:
+    """Raises ValueError if this engine cannot generate while networks train."""
+    if engine.ranks_per_engine > 1 or getattr(engine, "sleep_level", 0) > 0:
+        raise ValueError(
+            "rollout.prefetch=1 generates while networks train: set rollout.engine.tensor_parallel=1, as collectives "
+            "would mix, and rollout.engine.sleep_level=0"
+        )
+    if not (engine.own_weights or actor_is_sharded):
+        raise ValueError(
+            "rollout.prefetch=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
+        )
+
+
+class Sampler:
+    """From prompts to verified rollouts, with the weights the engine has: `RLModule.sync` gives it the actor's."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        verifier: Verifier,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """
+        Args:
+            context: entered around generation, such as the trainer's precision.
+        """
+        self.engine, self.tokenizer, self.verifier, self.context = engine, tokenizer, verifier, context
+        self.prefetched = Prefetch()
+
+    def is_stale(self, version: int) -> bool:
+        """Whether the engine has other weights than the actor's `version`. Waits until a prefetch is done with the engine."""
+        self.prefetched.wait()
+        return self.engine.weights_version != version
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int
+    ) -> list[Rollout]:
+        """Samples `group_size` responses to each prompt and verifies them. Each rank generates its share of the responses and gets
+        all of them, so all ranks must call this with the same arguments.
+
+        Args:
+            prompts: the P prompts of a step; the i-th makes group i, and its responses stay next to each other.
+            group_size: G >= 1.
+            seed, rl_step: with prompt and sample number, they determine each response.
+
+        Returns:
+            B = P * G rollouts, prompt after prompt. A response cut at the length limit has no end, so it is NO_ANSWER unverified.
+        """
+        rollouts = self._gather(lambda: self._share(prompts, group_size, sampling, seed, rl_step))
+        self._check_faults(rollouts)
+        return rollouts
+
+    def prefetch(self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int) -> None:
+        """Starts `sample` on a thread; `take_prefetched` returns its rollouts."""
+        self.prefetched.start(lambda: self._share(prompts, group_size, sampling, seed, rl_step))
+
+    def take_prefetched(self) -> list[Rollout] | None:
+        """Waits for the rollouts of `prefetch`; None if it was not called."""
+        rollouts = self.prefetched.take(self._gather)
+        self._check_faults(rollouts or [])
+        return rollouts
+
+    def _share(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int
+    ) -> list[Rollout]:
+        """This rank's rollouts, without communication; early responses are verified while later ones are generated."""
+        asked = [(group, sample) for group in range(len(prompts)) for sample in range(group_size)]
+        asked = asked[share(len(asked), self.engine.ranks_per_engine)]
+        requests = [
+            Request(prompts[group].token_ids, sampling_seed(seed, rl_step, prompts[group].index, sample)) for group, sample in asked
+        ]
+        texts: dict[int, str] = {}
+        verdicts: dict[int, Future[Verdict]] = {}
+
+        def score(i: int, completion: Completion) -> None:
+            texts[i] = str(self.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
+            if completion.finished:
+                verdicts[i] = self.verifier.submit(texts[i], prompts[asked[i][0]].reference)
+
+        with self.context():
+            completions = self.engine.generate(requests, sampling, score)
+        rollouts = []
+        for i, completion in enumerate(completions):
+            verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
+            group = asked[i][0]
+            rollouts.append(Rollout(prompts[group], group, completion, texts[i], verdict))
+        return rollouts
+
+    def _gather(self, work: Work) -> list[Rollout]:
+        """All ranks' rollouts on every rank; ranks that share an engine all have its rollouts, which count once."""
+        with raise_on_all_ranks():
+            part = work()
+        return gather_lists(part if rank() % self.engine.ranks_per_engine == 0 else [])
+
+    def _check_faults(self, rollouts: Sequence[Rollout]) -> None:
+        """Raises if the verifier failed on more than its `max_fault_share` of the rollouts: their rewards would be noise."""
+        faults = sum(rollout.verdict.status in FAULTS for rollout in rollouts)
+        if faults > self.verifier.max_fault_share * len(rollouts):
+            raise ValueError(
+                f"the verifier failed on {faults} of {len(rollouts)} responses (last: {self.verifier.last_fault()}); look at the "
+                "problem set's answers, raise data.verifier.timeout, or data.verifier.max_fault_share if this is to be expected"
+            )
+
+    def state_dict(self) -> list[dict[str, Any]] | None:
+        """Prefetched rollouts as plain values: the weights that they were sampled from are gone after this step."""
+        return self.prefetched.state_dict(self._gather)
+
+    def load_state_dict(self, state: list[dict[str, Any]] | None) -> None:
+        self.prefetched.load_state_dict(state)

@@ -1,0 +1,194 @@
+"""A batch of requests over several servers. Each request ends in exactly one completion, or all stop with a reason.
+
+A request names its seed, so it gives the same tokens wherever it is asked, and asking it again elsewhere changes nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from vapo.rollout.vllm.server import Server, ServerFault
+from vapo.types import Completion, Request
+
+TICK = 0.5  # seconds between looks at the clock
+FIRST_REST, LONGEST_REST = 1.0, 10.0  # seconds a server is left alone after a fault: doubled each time
+
+Task = asyncio.Task[Any]
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """Which servers may generate, and why the others may not."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self.servers = list(servers)
+        self.reset([])
+
+    def reset(self, live: Sequence[Server], faults: dict[str, str] | None = None) -> None:
+        """After a hand-over of weights: `live` have them; `faults`, by url, says what the others did."""
+        self.live = set(live)
+        self.faults = dict(faults or {})
+        self.rest = {server: FIRST_REST for server in self.servers}
+        self.due = {server: time.monotonic() for server in self.servers}  # when one that is out is asked again
+
+    def take_out(self, server: Server, fault: str) -> None:
+        """No request until it was asked again how it is."""
+        if server in self.live:
+            log.warning("%s gets no requests for now: %s", server.url, fault)
+        self.live.discard(server)
+        self.faults[server.url] = fault
+        self.due[server] = time.monotonic() + self.rest[server]
+        self.rest[server] = min(2 * self.rest[server], LONGEST_REST)
+
+    def to_ask(self) -> list[Server]:
+        """Those that are out and have rested."""
+        return [server for server in self.servers if server not in self.live and time.monotonic() >= self.due[server]]
+
+    def __str__(self) -> str:
+        return "; ".join(self.faults.get(server.url, server.url) for server in self.servers)
+
+
+class Dispatch:
+    """One call of `run`; it leaves no task behind, however it ends."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        requests: Sequence[Request],
+        ask: Callable[[Server, Request], Coroutine[Any, Any, Completion]],
+        revive: Callable[[Server], Coroutine[Any, Any, None]],
+        on_finish: Callable[[int, Completion], None],
+        max_batch: int,
+        retries: int,
+        start_seconds: float,
+    ) -> None:
+        """
+        Args:
+            ask: one completion from one server.
+            revive: makes a server that is out fit to generate with the current weights. Both raise ServerFault.
+            max_batch: requests at once, of each server.
+            retries: most times that one request is asked again.
+            start_seconds: most seconds to wait while no server is left.
+        """
+        self.fleet, self.requests, self.ask, self.revive, self.on_finish = fleet, requests, ask, revive, on_finish
+        self.max_batch, self.retries, self.start_seconds = max_batch, retries, start_seconds
+        groups: dict[tuple[int, ...], deque[int]] = {}  # the responses to one prompt: one server has it in its prefix cache
+        for index, request in enumerate(requests):
+            groups.setdefault(request.prompt_ids, deque()).append(index)
+        self.waiting = deque(groups.values())  # no server's yet
+        self.own: dict[Server, deque[int]] = {server: deque() for server in fleet.servers}  # rest of the group it is at
+        self.asking: dict[Task, tuple[Server, int]] = {}
+        self.busy: Counter[Server] = Counter()  # how many of them at each server
+        self.reviving: dict[Task, Server] = {}
+        self.ending: set[Task] = set()  # cancelled
+        self.done: deque[Task] = deque()
+        self.some_done = asyncio.Event()
+        self.failures: Counter[int] = Counter()  # by request
+        self.completions: dict[int, Completion] = {}
+
+    async def run(self) -> list[Completion]:
+        """The completions, in order.
+
+        Raises:
+            TimeoutError: no server is left; ValueError: a request failed too often, or a server refuses it.
+        """
+        alive = time.monotonic()  # when a server was last there
+        try:
+            while len(self.completions) < len(self.requests):
+                self._start()
+                assert self.asking or not self.fleet.live, "a request was lost"
+                if self.fleet.live:
+                    alive = time.monotonic()
+                elif time.monotonic() - alive > self.start_seconds:
+                    raise TimeoutError(
+                        f"no generation server is left, and none came back within {self.start_seconds:g} s: {self.fleet}. "
+                        "Start one by python src/serve.py, correct rollout.engine.urls, or raise rollout.engine.start_seconds"
+                    )
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.some_done.wait(), TICK)
+                self.some_done.clear()
+                while self.done:
+                    self._settle(self.done.popleft())
+        finally:
+            left = [*self.asking, *self.reviving, *self.ending]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        return [self.completions[index] for index in range(len(self.requests))]
+
+    def _start(self) -> None:
+        """Gives the servers as much as they may have, the least busy first, and asks those that are out how they are."""
+        for server in set(self.fleet.to_ask()) - set(self.reviving.values()):
+            self.reviving[self._task(self.revive(server))] = server
+        while free := [s for s in self.fleet.servers if s in self.fleet.live and self.busy[s] < self.max_batch]:
+            server = min(free, key=self.busy.__getitem__)
+            index = self._next(server)
+            if index is None:
+                return
+            self.asking[self._task(self.ask(server, self.requests[index]))] = server, index
+            self.busy[server] += 1
+
+    def _task(self, work: Coroutine[Any, Any, Any]) -> Task:
+        def note(task: Task) -> None:
+            self.done.append(task)
+            self.some_done.set()
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(note)
+        return task
+
+    def _next(self, server: Server) -> int | None:
+        """A request for this server: of the group it is at, of a new group, or of another server's group."""
+        if not self.own[server] and self.waiting:
+            self.own[server] = self.waiting.popleft()
+        fullest = max(self.own.values(), key=len)
+        return self.own[server].popleft() if self.own[server] else fullest.pop() if fullest else None
+
+    def _settle(self, task: Task) -> None:
+        """Takes in what a task found."""
+        if task in self.ending:
+            self.ending.remove(task)
+        elif task in self.reviving:
+            server = self.reviving.pop(task)
+            try:
+                task.result()
+                self.fleet.live.add(server)
+            except ServerFault as fault:
+                self.fleet.take_out(server, str(fault))
+        else:
+            server, index = self.asking.pop(task)
+            self.busy[server] -= 1
+            try:
+                completion: Completion = task.result()
+            except ServerFault as fault:
+                self._again(server, index, str(fault))
+            else:
+                assert index not in self.completions
+                self.completions[index] = completion
+                self.on_finish(index, completion)
+
+    def _again(self, server: Server, index: int, fault: str) -> None:
+        """Gives the failed request, and all others that the server has, to those that are left."""
+        self.failures[index] += 1
+        if self.failures[index] > self.retries:
+            raise ValueError(
+                f"a request failed {self.failures[index]} times, the last time {fault}; the servers' logs may say why. Raise "
+                "rollout.engine.deadline_seconds if they are only slow, or rollout.engine.retries"
+            )
+        self.waiting.appendleft(deque([index]))
+        if server in self.fleet.live:
+            self.fleet.take_out(server, fault)
+        for task, (at, other) in list(self.asking.items()):
+            if at is server and not task.done():  # what is done counts
+                del self.asking[task]
+                self.busy[server] -= 1
+                self.ending.add(task)
+                task.cancel()
+                self.waiting.appendleft(deque([other]))
+        if self.own[server]:
+            self.waiting.appendleft(self.own[server])
+            self.own[server] = deque()

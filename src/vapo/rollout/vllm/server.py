@@ -1,0 +1,191 @@
+"""One vLLM server, seen from the trainer: its routes over HTTP, each with a deadline, and what counts as a proper reply."""
+
+import asyncio
+import base64
+import json
+import math
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import safetensors.torch
+from torch import Tensor
+
+from vapo.rollout.vllm.options import parameters
+from vapo.types import Completion, Request, SamplingParams
+
+PROBE_SECONDS = 5.0  # for a route that answers at once when the server is well
+
+
+class ServerFault(OSError):
+    """A server did not do what it was asked. Says which server, what was asked and what came; ask another one."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a completion must agree with."""
+
+    eos_token_ids: Collection[int]
+    vocabulary: int  # token ids are below
+    label: str  # of the weights that sample it
+
+
+class Server:
+    """A server by its address. All methods raise ServerFault, and ValueError where the server refuses what was asked."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.max_tokens = 0  # longest prompt and response together, as it last said
+
+    async def label(self, session: aiohttp.ClientSession) -> str:
+        """Of the weights it has: what `finish_update` was given, or vLLM's own word after a start."""
+        models = await self._call(session, "v1/models", None, PROBE_SECONDS)
+        self.max_tokens = int(self._read(models, "v1/models", lambda reply: reply["data"][0]["max_model_len"]))
+        reply = await self._call(session, "weight_info", None, PROBE_SECONDS)
+        return str(self._read(reply, "weight_info", lambda reply: reply["weight_version"]))
+
+    # --- weights -------------------------------------------------------------------------------------------------------
+
+    async def start_update(self, session: aiohttp.ClientSession, seconds: float) -> None:
+        """Drops what it is generating, and expects buckets."""
+        await self._call(session, "pause?mode=abort", {}, seconds)
+        await self._call(session, "collective_rpc", {"method": "end_unfinished_update"}, seconds)
+        await self._call(session, "start_weight_update", {}, seconds)
+
+    async def send(self, session: aiohttp.ClientSession, body: bytes, seconds: float) -> None:
+        """One bucket, made by `bucket_body`."""
+        await self._call(session, "update_weights", body, seconds)
+
+    async def finish_update(self, session: aiohttp.ClientSession, label: str, seconds: float) -> list[dict[str, int]]:
+        """Empties the prefix cache, which is the old weights', and generates again.
+
+        Returns:
+            for each GPU of the server, the checksum of every tensor that it received.
+        """
+        await self._call(session, "finish_weight_update", {"weight_version": label}, seconds)
+        reply = await self._call(session, "reset_prefix_cache", {}, seconds)
+        if not self._read(reply, "reset_prefix_cache", lambda reply: reply["success"]):
+            raise ServerFault(f"{self.url} could not empty its prefix cache")
+        await self._call(session, "resume", {}, seconds)
+        reply = await self._call(session, "collective_rpc", {"method": "received_checksums"}, seconds)
+        return list(self._read(reply, "collective_rpc", lambda reply: [dict(worker) for worker in reply["results"]]))
+
+    # --- generation ----------------------------------------------------------------------------------------------------
+
+    async def generate(
+        self, session: aiohttp.ClientSession, request: Request, sampling: SamplingParams, expected: Expected, seconds: float
+    ) -> Completion:
+        """One completion, checked."""
+        body = {
+            "token_ids": list(request.prompt_ids),
+            "sampling_params": parameters(request, sampling, list(expected.eos_token_ids)),
+        }
+        route = "inference/v1/generate"
+        reply = await self._call(session, route, body, seconds)
+        longest = min(sampling.max_new_tokens, self.max_tokens - len(request.prompt_ids))
+        return self._read(reply, route, lambda reply: read_completion(reply, longest, expected))  # type: ignore[no-any-return]
+
+    # --- HTTP ----------------------------------------------------------------------------------------------------------
+
+    async def _call(self, session: aiohttp.ClientSession, route: str, body: dict[str, Any] | bytes | None, seconds: float) -> Any:
+        """What the route replies, parsed; GET without a body, else POST."""
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        headers = {"Content-Type": "application/json"} if data else {}
+        try:
+            timeout = aiohttp.ClientTimeout(total=seconds)
+            address, method = f"{self.url}/{route}", "POST" if data else "GET"
+            async with session.request(method, address, data=data, headers=headers, timeout=timeout) as response:
+                text = await response.text()
+        except TimeoutError as error:
+            raise ServerFault(f"{self.url}/{route} gave no reply within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, UnicodeDecodeError, ValueError) as error:
+            raise ServerFault(f"{self.url}/{route}: {type(error).__name__} {error}") from error
+        if 400 <= response.status < 500 and response.status not in (408, 429):
+            raise ValueError(f"{self.url}/{route} refuses (HTTP {response.status}): {text[:300]}; start it by python src/serve.py")
+        if response.status != 200:
+            raise ServerFault(f"{self.url}/{route}: HTTP {response.status} {text[:300]}")
+        return self._read(text, route, json.loads)
+
+    def _read(self, reply: Any, route: str, read: Any) -> Any:
+        try:
+            return read(reply)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise ServerFault(f"{self.url}/{route} gave a garbage reply, {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) -> Completion:
+    """The completion in a reply.
+
+    Args:
+        longest: tokens; a response that was cut has as many.
+
+    Raises:
+        ValueError, KeyError, TypeError: the reply is not what this vLLM would say.
+    """
+    (choice,) = reply["choices"]
+    ids, reason = tuple(choice["token_ids"]), choice["finish_reason"]
+    entries = choice["logprobs"]["content"]
+    logprobs = tuple(float(entry["logprob"]) for entry in entries)
+    labels = {span["version"] for span in choice["weight_versions"]}
+    if labels != {expected.label}:
+        raise ValueError(f"sampled with the weights {sorted(labels)}, and not with {expected.label}")
+    if not all(type(token) is int and 0 <= token < expected.vocabulary for token in ids):
+        raise ValueError(f"token ids outside the vocabulary of {expected.vocabulary}")
+    if [entry["token_id"] for entry in entries] != list(ids):
+        raise ValueError(f"{len(entries)} log-probabilities that are not of the {len(ids)} tokens")
+    if not all(-9999 < logprob < 1e-4 and math.isfinite(logprob) for logprob in logprobs):  # -9999: vLLM's word for none
+        raise ValueError("log-probabilities that are none")
+    if not 1 <= len(ids) <= longest:
+        raise ValueError(f"{len(ids)} tokens, and 1 to {longest} were asked")
+    ends = [token in expected.eos_token_ids for token in ids]
+    if any(ends[:-1]) or (reason, ends[-1]) not in {("stop", True), ("length", False)}:
+        raise ValueError(f"finish reason {reason!r} does not go with the tokens")
+    if reason == "length" and len(ids) < longest:
+        raise ValueError(f"cut after {len(ids)} tokens, and {longest} were allowed")
+    return Completion(ids, logprobs, finished=reason == "stop")
+
+
+@contextmanager
+def bucket_body(tensors: Mapping[str, Tensor], folder: str | None = None) -> Iterator[bytes]:
+    """What `Server.send` posts, the worker's side is `vllm_worker.Bucket`: the tensors in base64, or the path of a file in `folder`
+    that is there until the end of the context."""
+    if folder is None:
+        yield b'{"update_info": {"safetensors": "' + base64.b64encode(safetensors.torch.save(dict(tensors))) + b'"}}'
+        return
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="vapo-", suffix=".safetensors") as file:
+        safetensors.torch.save_file(dict(tensors), file.name)
+        os.chmod(file.name, 0o644)  # a server may be another user's
+        yield json.dumps({"update_info": {"path": file.name}}).encode()
+
+
+async def each(servers: Sequence[Server], call: Callable[[Server], Awaitable[Any]]) -> dict[Server, Any]:
+    """What `call` gives for each server, awaited together; a ServerFault stands for itself, other errors are raised."""
+    results = await asyncio.gather(*map(call, servers), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ServerFault):
+            raise result
+    return dict(zip(servers, results, strict=True))
+
+
+def buckets(weights: Iterator[tuple[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:
+    """Tensors, some at a time: up to `size` bytes, or one that is larger."""
+    bucket: dict[str, Tensor] = {}
+    for name, tensor in weights:
+        if bucket and sum(other.nbytes for other in bucket.values()) + tensor.nbytes > size:
+            yield bucket
+            bucket = {}
+        bucket[name] = tensor
+    if bucket:
+        yield bucket
+
+
+@asynccontextmanager
+async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Without a proxy, without a limit of its own, and with a connection for each request: a server may close one that idles."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
+        yield session

@@ -1,0 +1,246 @@
+"""Rollouts by vLLM servers elsewhere (`python src/serve.py`): on GPUs of their own, of one node or several.
+
+They keep weights of their own, so every hand-over is proved, on every server: a checksum of each tensor that arrived against the
+trainer's, and a probe prompt whose log-probabilities both must agree on. The weights bear a label, and each reply names the label
+it was sampled with: a server that was started anew in the meantime is noticed. Every wait has a deadline.
+"""
+
+import asyncio
+import os
+import resource
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import aiohttp
+import torch
+from torch import Tensor
+
+from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, rank, world_size
+from vapo.distributed.sharding import checksum
+from vapo.models.actor import Actor
+from vapo.models.export import merged_weights
+from vapo.rollout.engine import check_eos, ignore
+from vapo.rollout.vllm.dispatch import Dispatch, Fleet
+from vapo.rollout.vllm.server import Expected, Server, ServerFault, bucket_body, buckets, each, open_session
+from vapo.rollout.vllm.weight_check import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
+from vapo.types import Completion, Request, SamplingParams
+
+Probes = dict[str, tuple[Request, Completion]]  # by url: what a server that just got its weights said
+
+
+class ServerEngine:
+    """`Engine` over HTTP. With several trainer ranks, rank 0 sends the weights, and every rank asks for its own responses."""
+
+    ranks_per_engine = 1
+    own_weights = True
+
+    def __init__(
+        self,
+        eos_token_ids: Sequence[int],
+        urls: Sequence[str],
+        dtype: str = "float32",
+        deadline_seconds: float = 1800.0,
+        start_seconds: float = 600.0,
+        retries: int = 3,
+        max_batch: int = 256,
+        bucket_mib: int = 256,
+        bucket_folder: str | None = None,
+        max_probe_gap: float | None = None,
+    ) -> None:
+        """
+        Args:
+            eos_token_ids: tokens that end a response; they are kept in it.
+            urls: of the servers, such as http://127.0.0.1:8000.
+            dtype: of the servers' weights.
+            deadline_seconds: for one response, and for one bucket of weights; a server that takes longer counts as failed.
+            start_seconds: most seconds to wait for servers to be up, when the run starts and when none is left.
+            retries: most times that one request is asked again.
+            max_batch: requests at once, of each server, from each trainer rank.
+            bucket_mib: MiB of weights sent at once (a larger tensor goes alone); in memory about four times, here and there.
+            bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
+            max_probe_gap: nats, see the module's docstring; None takes `MAX_PROBE_GAP` of the dtype.
+        """
+        check_eos(eos_token_ids)
+        if not urls or len(set(urls)) < len(urls) or not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError(f"rollout.engine.urls is {list(urls)}; list each server once, such as [http://127.0.0.1:8000]")
+        limits = dict(deadline_seconds=deadline_seconds, start_seconds=start_seconds, max_batch=max_batch, bucket_mib=bucket_mib)
+        for name, value in limits.items():
+            if value <= 0:
+                raise ValueError(f"rollout.engine.{name} is {value}; set it above 0")
+        if retries < 0:
+            raise ValueError(f"rollout.engine.retries is {retries}; set it to 0 or more")
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files != resource.RLIM_INFINITY and len(urls) * max_batch > files - 128:
+            raise ValueError(
+                f"{len(urls)} servers with {max_batch} requests each need more connections than the {files} open files that a "
+                "process may have here; call ulimit -n 65536 before, or lower rollout.engine.max_batch"
+            )
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
+        self.deadline_seconds, self.start_seconds = deadline_seconds, start_seconds
+        self.retries, self.max_batch, self.bucket_bytes = retries, max_batch, bucket_mib * 2**20
+        self.bucket_folder = bucket_folder
+        if bucket_folder is not None and not os.path.isdir(bucket_folder):
+            raise ValueError(f"rollout.engine.bucket_folder is {bucket_folder}, which is no folder here; null sends by HTTP")
+        self.fleet = Fleet([Server(url) for url in urls])
+        self.weights_version = -1
+        self.label = ""  # of the current weights
+        self.run = uuid.uuid4().hex[:12]  # no other training's weights have our labels
+        self.actor: Actor | None = None
+        self.sent: dict[str, int] = {}  # checksum of each tensor of the current weights; on rank 0
+
+    # --- weights -------------------------------------------------------------------------------------------------------
+
+    def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
+        """Sends the weights to all servers that are up, and proves that they arrived.
+
+        Returns:
+            `engine/probe_gap` and `engine/servers`, how many have the weights.
+
+        Raises:
+            ValueError: a server has other weights, named.
+            TimeoutError: a server is not up, at the first hand-over; no server is up, at later ones.
+            ServerFault: the last server failed meanwhile. Ranks whose own work did not fail raise a ValueError.
+        """
+        barrier()  # a hand-over drops what the servers are generating: no rank may be waiting for it
+        first, self.weights_version = self.actor is None, -1
+        label, faults, probes = f"{self.run}/{version}", dict[str, str](), Probes()
+        weights = self._weights(actor)
+        with raise_on_all_ranks():
+            try:
+                if rank() == 0:
+                    probes, faults = asyncio.run(self._send_to_all(actor, weights, label, wait_for_all=first))
+            finally:
+                deque(weights, maxlen=0)  # all ranks take part in making whole tensors of sharded ones, also when rank 0 failed
+        sizes = [server.max_tokens for server in self.fleet.servers]
+        ((label, faults, probes, sizes),) = gather_lists([(label, faults, probes, sizes)] if rank() == 0 else [])
+        for server, size in zip(self.fleet.servers, sizes, strict=True):
+            server.max_tokens = size
+        gaps = {url: probe_gap(actor, *probe) for url, probe in probes.items()}
+        with raise_on_all_ranks():
+            for url, gap in gaps.items():
+                check_gap(gap, self.max_probe_gap, f"the server {url}")
+        self.actor, self.label, self.weights_version = actor, label, version
+        self.fleet.reset([server for server in self.fleet.servers if server.url in probes], faults)
+        return {"engine/probe_gap": max(gaps.values()), "engine/servers": float(len(probes))}
+
+    def sleep(self) -> None:
+        """Nothing: servers have memory of their own."""
+
+    def _weights(self, actor: Actor) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in merged_weights(actor.language_model):
+            yield name, tensor.detach().to(device="cpu", dtype=self.dtype, copy=True).contiguous()  # tied ones apart
+
+    async def _send_to_all(
+        self, actor: Actor, weights: Iterator[tuple[str, Tensor]], label: str, wait_for_all: bool
+    ) -> tuple[Probes, dict[str, str]]:
+        """The probes of the servers that have the weights now, and the others' faults."""
+        async with open_session() as session:
+            up = await self._up(session, wait_for_all)
+            self.sent = {}
+            return await self._send(session, up, actor, weights, label)
+
+    async def _up(self, session: aiohttp.ClientSession, wait_for_all: bool) -> list[Server]:
+        """Waits until servers answer: all of them, or one of them."""
+        servers, begin = self.fleet.servers, time.monotonic()
+        while True:
+            found = await each(servers, lambda server: server.label(session))
+            faults = [str(result) for result in found.values() if isinstance(result, ServerFault)]
+            if not faults or (len(faults) < len(servers) and not wait_for_all):
+                return [server for server, result in found.items() if not isinstance(result, ServerFault)]
+            if time.monotonic() - begin > self.start_seconds:
+                raise TimeoutError(
+                    f"{len(faults)} of {len(servers)} generation servers were not up within {self.start_seconds:g} s: "
+                    f"{'; '.join(faults)}. Start them by python src/serve.py, correct rollout.engine.urls, or raise "
+                    "rollout.engine.start_seconds"
+                )
+            await asyncio.sleep(1)
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        servers: Sequence[Server],
+        actor: Actor,
+        weights: Iterator[tuple[str, Tensor]],
+        label: str,
+    ) -> tuple[Probes, dict[str, str]]:
+        """Hands the weights over, compares checksums, and asks the probe. A server that fails is left out.
+
+        Raises:
+            ServerFault: these are other weights than `self.sent`, which the label stands for: the actor has been trained meanwhile.
+        """
+        faults: dict[str, str] = {}
+        expected: dict[str, int] = {}
+
+        async def do(call: Callable[[Server], Coroutine[Any, Any, Any]]) -> dict[Server, Any]:
+            asked = [server for server in servers if server.url not in faults]
+            found = await each(asked, call)
+            faults.update({server.url: str(result) for server, result in found.items() if isinstance(result, ServerFault)})
+            if len(faults) == len(servers):
+                raise ServerFault(f"the weights reached no generation server: {'; '.join(faults.values())}; see the servers' logs")
+            return {server: result for server, result in found.items() if server.url not in faults}
+
+        await do(lambda server: server.start_update(session, self.deadline_seconds))
+        for bucket in buckets(weights, self.bucket_bytes):
+            expected |= {name: checksum(tensor) for name, tensor in bucket.items()}
+            with bucket_body(bucket, self.bucket_folder) as body:
+                await do(lambda server, body=body: server.send(session, body, self.deadline_seconds))  # type: ignore[misc]
+        if self.sent and self.sent != expected:
+            raise ServerFault("it was started anew, and the weights it should have are gone; it gets the next ones")
+        self.sent = expected
+        arrived = await do(lambda server: server.finish_update(session, label, self.deadline_seconds))
+        for server, workers in arrived.items():
+            for received in workers:
+                check_received(expected, received, f"the server {server.url}")
+        requests = {server: probe_request(actor, server.max_tokens) for server in servers}
+        ask = self._asks(session, actor, PROBE_SAMPLING, label)
+        said = await do(lambda server: ask(server, requests[server]))
+        return {server.url: (requests[server], completion) for server, completion in said.items()}, faults
+
+    # --- generation ----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, requests: Sequence[Request], sampling: SamplingParams, on_finish: Callable[[int, Completion], None] = ignore
+    ) -> list[Completion]:
+        """See `Engine`. Raises TimeoutError if no server is left, ValueError if a request cannot be answered."""
+        if self.actor is None or self.weights_version < 0:
+            raise RuntimeError("generate was called before load_weights")
+        return asyncio.run(self._generate(self.actor, requests, sampling, on_finish))
+
+    async def _generate(
+        self,
+        actor: Actor,
+        requests: Sequence[Request],
+        sampling: SamplingParams,
+        on_finish: Callable[[int, Completion], None],
+    ) -> list[Completion]:
+        async with open_session() as session:
+
+            async def revive(server: Server) -> None:
+                label = await server.label(session)
+                if label == self.label:
+                    return
+                if (
+                    world_size() > 1 or threading.current_thread() is not threading.main_thread()
+                ):  # where the actor trains meanwhile
+                    raise ServerFault(f"{server.url} was started anew, and gets the weights when they are next handed over")
+                probes, _ = await self._send(session, [server], actor, self._weights(actor), self.label)
+                check_gap(probe_gap(actor, *probes[server.url]), self.max_probe_gap, f"the server {server.url}")
+
+            ask, limits = (
+                self._asks(session, actor, sampling, self.label),
+                (self.max_batch, self.retries, self.start_seconds),
+            )
+            return await Dispatch(self.fleet, requests, ask, revive, on_finish, *limits).run()
+
+    def _asks(
+        self, session: aiohttp.ClientSession, actor: Actor, sampling: SamplingParams, label: str
+    ) -> Callable[[Server, Request], Coroutine[Any, Any, Completion]]:
+        """A function that asks a server for one completion."""
+        expected = Expected(self.eos_token_ids, actor.language_model.config.get_text_config().vocab_size, label)
+        return lambda server, request: server.generate(session, request, sampling, expected, self.deadline_seconds)

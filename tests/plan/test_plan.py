@@ -1,0 +1,126 @@
+"""A plan's numbers: by hand where they add up, and against the same step on real tensors."""
+
+import json
+
+import pytest
+import torch.distributed as dist
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from tests.runs import CONFIGS
+
+from vapo.models.loading import SIZES
+from vapo.plan.check import measure, predict, small_model
+from vapo.plan.plan import gpu_table, plan
+from vapo.plan.sizes import Setting, dimensions, kv_token_bytes, model_config
+from vapo.plan.step import step_memory
+from vapo.run.resolvers import register
+
+HIDDEN, LAYERS, VOCABULARY = 128, 2, 512
+ATTENTION = 2 * (HIDDEN * HIDDEN) + 2 * (HIDDEN * HIDDEN // 2) + HIDDEN + 2 * (HIDDEN // 2)  # q, o, k, v; q, k and v have biases
+BACKBONE = LAYERS * (ATTENTION + 3 * HIDDEN * 4 * HIDDEN + 2 * HIDDEN) + HIDDEN + VOCABULARY * HIDDEN
+
+
+def plan_config(folder, *overrides, vocabulary=VOCABULARY, layers=LAYERS, hidden=HIDDEN):
+    """`plan.yaml` for a small untied Qwen2 without weights."""
+    path = small_model(folder / "model", hidden, layers, vocabulary, tied=False)
+    register()
+    with initialize_config_dir(config_dir=CONFIGS, version_base="1.3"):
+        model = [f"model.path={path}", f"model.critic.path={path}", "model.critic.head_init=zero", "module.microbatch_tokens=512"]
+        config = compose(
+            "plan", ["experiment=vapo_full", *model, *overrides, f"paths.output_dir={folder}"], return_hydra_config=True
+        )
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    return predict(plan_config(tmp_path_factory.mktemp("two")).module, 256, ranks=2)
+
+
+def test_weights_gradients_and_optimizer_states_are_those_counted_by_hand(two_ranks):
+    actor, critic = BACKBONE + VOCABULARY * HIDDEN, BACKBONE + HIDDEN + 1
+    assert two_ranks.parameters == {"actor": actor, "critic": critic}
+    assert two_ranks.weights["actor"] == two_ranks.gradients["actor"] == 4 * actor / 2
+    assert two_ranks.weights["critic"] == 4 * (BACKBONE / 2 + HIDDEN + 1)  # the head has one row, of which rank 0 holds all
+    tensors = LAYERS * 12 + 3
+    assert two_ranks.optimizer["actor"] == 2 * two_ranks.weights["actor"] + 4 * tensors  # and a step count each
+
+
+def test_twice_the_ranks_hold_half_each(two_ranks, tmp_path):
+    four = predict(plan_config(tmp_path).module, 256, ranks=4)
+    assert four.weights["actor"] == two_ranks.weights["actor"] / 2
+    assert four.gradients["actor"] == two_ranks.gradients["actor"] / 2
+
+
+def test_checkpointing_and_smaller_micro_batches_lower_the_temporary_part_alone(tmp_path):
+    plain = predict(plan_config(tmp_path, layers=2).module, 256, ranks=2)
+    checkpointed = predict(plan_config(tmp_path, "model.activation_checkpointing=true", layers=2).module, 256, ranks=2)
+    smaller = predict(plan_config(tmp_path, "module.microbatch_tokens=256", layers=2).module, 256, ranks=2)
+    for other in (checkpointed, smaller):
+        assert other.temporary("critic_backward") < 0.8 * plain.temporary("critic_backward")
+        assert other.resting("critic_backward") == plain.resting("critic_backward")
+
+
+def test_offloaded_parts_leave_the_gpu_and_shared_engines_are_smaller(two_ranks, tmp_path):
+    config = plan_config(tmp_path, "cluster.gpus=2")
+    model = model_config(config.model.path)
+    here = gpu_table(config, model, two_ranks, Setting(False, "float32", 1, None, False))["actor_backward"]
+    offloaded = gpu_table(config, model, two_ranks, Setting(True, "bfloat16", 2, None, False))["actor_backward"]
+    asleep = gpu_table(config, model, two_ranks, Setting(False, "float32", 1, None, True))
+    assert asleep["actor_backward"]["engine weights"] == 0 < asleep["generate"]["engine weights"] == here["engine weights"]
+    moved = sum(two_ranks.resting("actor_backward").values())
+    engine = 4 * two_ranks.parameters["actor"]
+    assert here["engine weights"] == engine and offloaded["engine weights"] == engine / 4
+    assert here["total"] - offloaded["total"] == pytest.approx(moved + engine * 3 / 4)
+    assert kv_token_bytes(model, 2) == 2 * LAYERS * (HIDDEN // 128) * 64 * 2
+
+
+def test_a_run_that_does_not_fit_says_so_and_what_would_help(tmp_path):
+    fits = plan(plan_config(tmp_path, "cluster.gpus=2"))
+    assert fits["verdict"].startswith("fits: ") and json.loads((tmp_path / "plan.json").read_text())["verdict"] == fits["verdict"]
+    found = plan(plan_config(tmp_path, "cluster.gpus=2", "cluster.reserved_gib=0", "cluster.gpu_types.h100.memory_gib=0.001"))
+    assert found["verdict"].startswith("does not fit: ")
+    keys = (
+        "dtype=bfloat16",
+        "tensor_parallel=2",
+        "activation_checkpointing=true",
+        "cpu_offload=true",
+        "microbatch_tokens=456",
+    )
+    assert all(key in remedy for key, remedy in zip(keys, found["remedies"], strict=True))
+    assert "does not fit" in (tmp_path / "plan.md").read_text()
+
+
+def test_a_cache_too_small_for_one_response_does_not_fit(tmp_path):
+    found = plan(plan_config(tmp_path, "rollout=vllm", "rollout.engine.kv_cache_mib=0", "cluster.gpus=1"))
+    assert "set it to 1 or more" in found["verdict"]
+
+
+def test_unknown_machines_and_models_are_named_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"cluster.gpu is h1000; set it to one of h100, h200"):
+        plan(plan_config(tmp_path, "cluster.gpu=h1000"))
+    assert dimensions("Qwen/Qwen2.5-32B") == str(SIZES / "qwen2_5_32b")
+    with pytest.raises(ValueError, match=r"no dimensions of some/model: set model.path to a folder .* qwen2_5_32b"):
+        dimensions("some/model")
+
+
+@pytest.mark.parametrize("override", ["model.activation_checkpointing=true", "module.sharding.compute_dtype=float32"])
+def test_the_peak_of_a_real_step_is_predicted_within_a_tenth(override, tmp_path):
+    settings = plan_config(tmp_path, override, vocabulary=2048, hidden=256).module
+    predicted = predict(settings, 256, ranks=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        measured = step_memory(settings, 256, fake=False)
+    finally:
+        dist.destroy_process_group()
+    assert predicted.peak == pytest.approx(measured.peak, rel=0.1)
+
+
+@pytest.mark.distributed
+def test_the_peak_of_two_real_ranks_is_predicted_within_a_tenth(tmp_path):
+    settings = plan_config(tmp_path, vocabulary=2048, hidden=256).module
+    assert predict(settings, 256, ranks=2).peak == pytest.approx(measure(settings, 256, ranks=2).tensors.peak, rel=0.1)

@@ -1,0 +1,149 @@
+import pytest
+
+from vapo.rollout.sampler import Sampler, sampling_seed
+from vapo.types import Completion, Prompt, SamplingParams, Status, Verdict
+from vapo.verifiers.base import Verifier
+
+PROMPTS = [Prompt(40, "1+2:", "3", (5, 6, 7)), Prompt(7, "9-1:", "8", (8, 9)), Prompt(41, "2+2:", "4", (5, 5))]
+
+
+class ScriptedEngine:
+    """Returns what it was told, and remembers what it was asked."""
+
+    weights_version, ranks_per_engine, own_weights = 0, 1, False
+
+    def __init__(self, completions):
+        self.completions, self.requests, self.sampling = completions, None, None
+
+    def load_weights(self, actor, version):
+        raise AssertionError
+
+    def generate(self, requests, sampling, on_finish):
+        self.requests, self.sampling = list(requests), sampling
+        completions = [self.completions[i % len(self.completions)] for i in range(len(requests))]
+        for i, completion in reversed(list(enumerate(completions))):  # in an order of its own
+            on_finish(i, completion)
+        return completions
+
+
+class RecordingVerifier(Verifier):
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, response, reference):
+        self.calls.append((response, reference))
+        return Verdict(Status.CORRECT if response.endswith(reference) else Status.WRONG, response[-1:])
+
+
+def complete(tokenizer, text, finished=True):
+    ids = tuple(tokenizer.encode(text))
+    return Completion(ids, (-0.5,) * len(ids), finished)
+
+
+def run(tokenizer, completions, prompts=PROMPTS, group_size=2, seed=3, rl_step=5):
+    engine, verifier, sampling = ScriptedEngine(completions), RecordingVerifier(), SamplingParams(0.9, 0.8, 12)
+    rollouts = Sampler(engine, tokenizer, verifier).sample(prompts, group_size, sampling, seed, rl_step)
+    assert engine.sampling is sampling
+    verifier.calls.reverse()
+    return rollouts, engine, verifier
+
+
+def test_groups_are_contiguous_and_numbered(tokenizer):
+    completions = [complete(tokenizer, f"A{i}!") for i in range(6)]
+    rollouts, engine, verifier = run(tokenizer, completions)
+    assert [rollout.group for rollout in rollouts] == [0, 0, 1, 1, 2, 2]
+    assert [rollout.prompt for rollout in rollouts] == [prompt for prompt in PROMPTS for _ in range(2)]
+    assert [request.prompt_ids for request in engine.requests] == [rollout.prompt.token_ids for rollout in rollouts]
+    assert [rollout.completion for rollout in rollouts] == completions
+    assert verifier.calls == [(f"A{i}", rollout.prompt.reference) for i, rollout in enumerate(rollouts)]
+    assert [rollout.verdict.status for rollout in rollouts].count(Status.CORRECT) == 1
+    assert rollouts[4].verdict == Verdict(Status.CORRECT, "4")
+
+
+def test_seeds_are_keyed_by_what_is_asked(tokenizer):
+    rollouts, engine, _ = run(tokenizer, [complete(tokenizer, "A1!")])
+    expected = [sampling_seed(3, 5, rollout.prompt.index, i % 2) for i, rollout in enumerate(rollouts)]
+    assert [request.seed for request in engine.requests] == expected
+    _, part, _ = run(tokenizer, [complete(tokenizer, "A1!")], prompts=PROMPTS[1:])
+    assert part.requests == engine.requests[2:]  # not by the place in the batch
+
+
+def test_a_seed_changes_with_each_of_its_keys():
+    keys = [(s, r, p, k) for s in (0, 1, 11) for r in (-1, 0, 1, 11) for p in (0, 1, 11) for k in (0, 1, 11)]
+    seeds = [sampling_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [sampling_seed(*key) for key in keys]
+    assert max(seeds) > 2**61
+
+
+def test_a_truncated_response_is_no_answer_and_never_verified(tokenizer):
+    rollouts, _, verifier = run(tokenizer, [complete(tokenizer, "A3", finished=False), complete(tokenizer, "A3!")])
+    assert [rollout.verdict for rollout in rollouts[::2]] == [Verdict(Status.NO_ANSWER)] * 3
+    assert [reference for _, reference in verifier.calls] == ["3", "8", "4"]
+    assert rollouts[0].text == "A3"
+
+
+def test_token_ids_are_kept_as_sampled(tokenizer):
+    ids = (0, *tokenizer.encode("A3"), 0, 1)  # padding inside: decoding drops it, so encoding the text would lose tokens
+    completion = Completion(ids, tuple(-0.1 * i for i in range(len(ids))), True)
+    rollouts, _, verifier = run(tokenizer, [completion])
+    assert all(rollout.completion is completion for rollout in rollouts)
+    assert verifier.calls[0] == ("A3", "3")
+    assert tuple(tokenizer.encode(rollouts[0].text)) != ids
+
+
+def test_group_size_1_is_one_response_a_prompt(tokenizer):
+    rollouts, _, _ = run(tokenizer, [complete(tokenizer, "A1!")], group_size=1)
+    assert [rollout.group for rollout in rollouts] == [0, 1, 2]
+
+
+class FaultyVerifier(Verifier):
+    max_fault_share = 0.5
+
+    def __init__(self, statuses):
+        self.statuses = list(statuses)
+
+    def __call__(self, response, reference):
+        return Verdict(self.statuses.pop())
+
+    def last_fault(self):
+        return "timeout on answer '9'"
+
+
+def test_faults_up_to_the_limit_are_only_counted(tokenizer):
+    engine = ScriptedEngine([complete(tokenizer, "A1!")])
+    verifier = FaultyVerifier([Status.TIMEOUT, Status.ERROR, Status.WRONG, Status.CORRECT])
+    rollouts = Sampler(engine, tokenizer, verifier).sample(PROMPTS[:2], 2, SamplingParams(), 0, 0)
+    assert sorted(rollout.verdict.status for rollout in rollouts) == ["correct", "error", "timeout", "wrong"]
+
+
+def test_a_verifier_that_fails_too_often_stops_the_run_and_says_on_what(tokenizer):
+    engine = ScriptedEngine([complete(tokenizer, "A1!")])
+    verifier = FaultyVerifier([Status.TIMEOUT, Status.ERROR, Status.ERROR, Status.CORRECT])
+    with pytest.raises(ValueError, match=r"failed on 3 of 4 responses \(last: timeout on answer '9'\); look at the problem set's"):
+        Sampler(engine, tokenizer, verifier).sample(PROMPTS[:2], 2, SamplingParams(), 0, 0)
+
+
+def test_scoring_starts_before_the_last_response_is_generated(tokenizer):
+    """The first response's verdict is being worked on when the engine hands over the second."""
+    order = []
+
+    class Recorder(Verifier):
+        def submit(self, response, reference):
+            order.append(f"submit {response}")
+            return super().submit(response, reference)
+
+        def __call__(self, response, reference):
+            return Verdict(Status.WRONG)
+
+    class SlowEngine(ScriptedEngine):
+        def generate(self, requests, sampling, on_finish):
+            for i, completion in enumerate(self.completions):
+                order.append(f"generate {i}")
+                on_finish(i, completion)
+            return self.completions
+
+    engine = SlowEngine([complete(tokenizer, "A1!"), complete(tokenizer, "A2!")])
+    Sampler(engine, tokenizer, Recorder()).sample(PROMPTS[:1], 2, SamplingParams(), 0, 0)
+    assert order == ["generate 0", "submit A1", "generate 1", "submit A2"]

@@ -19,7 +19,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_NTASKS"])
 def test_ranks_that_others_start_need_a_named_folder(variable: str, tmp_path: Path) -> None:
     done = command(f"paths.logs={tmp_path}", **{variable: "2"})
-    assert done.returncode != 0 and "2 processes would write to a folder each: set hydra.run.dir=" in done.stderr
+    assert done.returncode != 0 and "2 processes would each write to their own folder: set hydra.run.dir=" in done.stderr
 
 
 def test_a_sweep_does_not_start_ranks(tmp_path: Path) -> None:

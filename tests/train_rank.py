@@ -130,6 +130,21 @@ def slow_disk(folder: Path, seconds: float) -> None:
     vapo.callbacks.rl_checkpoint.publish = noted_publish
 
 
+def pause(file: Path) -> None:
+    """Rank 1 makes `file` when it evaluates the base policy, and waits there until someone removes it."""
+    original, paused = RLModule.sample, []
+
+    def sample(self: RLModule, *args: Any) -> list[Rollout]:
+        if rank() == 1 and args[-1] == "evaluation" and not paused:
+            paused.append(True)
+            file.touch()
+            while file.exists():
+                time.sleep(0.01)
+        return original(self, *args)
+
+    RLModule.sample = sample  # type: ignore[method-assign]
+
+
 def main(options: dict[str, Any]) -> None:
     folder = Path(options["folder"])
     torch.set_num_threads(1)
@@ -144,6 +159,8 @@ def main(options: dict[str, Any]) -> None:
         fill_disk(options["full_disk_at"])
     if "replay" in options:
         replay(Path(options["replay"]))
+    if "pause" in options:
+        pause(Path(options["pause"]))
     if "poison" in options:
         poison(options["poison"])
     latest = train(config_for(folder, *options["overrides"]))

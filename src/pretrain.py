@@ -1,23 +1,15 @@
 """Makes the models of the mini scale: the base policy, and the outcome reward model that critics start from.
 
-python src/pretrain.py                 the shipped ones, into src/vapo/assets/mini
-python src/pretrain.py out=/tmp/mine   others, elsewhere
+python src/pretrain.py                 the shipped models, into src/vapo/assets/mini
+python src/pretrain.py out=<folder>    others, into another folder
 """
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin made runs 3 to 15 times slower
-
-import hydra
 from omegaconf import DictConfig
 
-from vapo.run.entry import run_main
-from vapo.run.resolvers import register
-
-register()
+from vapo.run.entry import hydra_main
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="pretrain")
+@hydra_main("pretrain")
 def main(config: DictConfig) -> None:
     from vapo.run.pretrain import pretrain
 
@@ -25,4 +17,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, "src/pretrain.py")
+    main()

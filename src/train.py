@@ -1,26 +1,18 @@
-"""Trains a language model with VAPO or one of its ancestors.
+"""Trains a language model with VAPO or one of its baselines.
 
 python src/train.py experiment=vapo_full            all seven techniques, on the mini scale
 python src/train.py experiment=ppo_vanilla          none of them
-python src/train.py resume=logs/train/runs/<time>   goes on where a run stopped
+python src/train.py resume=logs/train/runs/<time>   resumes a run where it stopped
 """
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin made runs 3 to 15 times slower
-
-import hydra
 from omegaconf import DictConfig
 
-from vapo.run.entry import run_main
-from vapo.run.resolvers import register
-
-register()
+from vapo.run.entry import hydra_main
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+@hydra_main("train")
 def main(config: DictConfig) -> float | None:
-    from vapo.run.training import train  # here: `--help` should not wait for torch
+    from vapo.run.training import train
 
     latest = train(config)
     if config.optimized_metric is None:
@@ -31,4 +23,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    run_main(main, "src/train.py")
+    main()

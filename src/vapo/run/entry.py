@@ -1,31 +1,47 @@
-"""What the scripts of `src/` share: a user's mistake ends in one line that says what to set."""
+"""The shape of the scripts in `src/`: a Hydra main whose user errors end in one line that says what to set."""
 
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin made runs 3 to 15 times slower
+
+import hydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-USERS_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+from vapo.run.resolvers import register
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+
+
+def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates the `main(config)` of a script, `configs/<config_name>.yaml` being its configuration. HYDRA_FULL_ERROR=1 shows
+    tracebacks. A script imports what it needs inside of `main`: `--help` should not wait for torch."""
+
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        def run() -> None:
+            register()
+            wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra pass errors on to here
+            try:
+                hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(main)()
+            except USER_ERRORS as error:
+                if wants_traceback:
+                    raise
+                print(f"error: {one_line(error, f'src/{config_name}.py')}", file=sys.stderr)
+                sys.exit(1)
+
+        return run
+
+    return decorate
 
 
 def one_line(error: Exception, script: str) -> str:
     """What was wrong and what to set, without Hydra's wrapping."""
     if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
-        return f"{str(error).splitlines()[0]} There is no such key: `python {script} --cfg job` lists those there are"
+        return f"{str(error).splitlines()[0]} There is no such key: `python {script} --cfg job` lists the existing ones"
     cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
     return " ".join(str(cause).split())
-
-
-def run_main(main: Callable[[], object], script: str) -> None:
-    """Calls a Hydra main; HYDRA_FULL_ERROR=1 shows the traceback."""
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra pass errors on to here
-    try:
-        main()
-    except USERS_ERRORS as error:
-        if wants_traceback:
-            raise
-        print(f"error: {one_line(error, script)}", file=sys.stderr)
-        sys.exit(1)

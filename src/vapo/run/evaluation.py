@@ -1,4 +1,4 @@
-"""A model against a benchmark: samples kept file by file, then scores."""
+"""Evaluates a model on a benchmark: saves samples file by file, then scores them."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from vapo.run.record import RESOLVED, load_config, provenance
 from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams, Status
 
-# With the problems, what decides the samples.
+# The settings that, with the problems, determine the samples.
 SETTINGS = ("run", "checkpoint", "model", "k", "sampling", "seed", "problems_per_file")
 
 
@@ -60,7 +60,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             rollouts = sampler.sample(asked, config.k, sampling, config.seed, EVALUATION_STEP)
             partial_file = file.with_suffix(".partial")
             samples_frame(rollouts, first, config.k).to_parquet(partial_file)
-            partial_file.replace(file)  # whole or not at all
+            partial_file.replace(file)  # atomic
         files.append(pd.read_parquet(file))
         correct += int((files[-1]["status"] == Status.CORRECT).sum())
         done = first + len(asked)
@@ -74,7 +74,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def of_run(config: DictConfig) -> DictConfig:
-    """With `run=`: the run's model, its task unless another is chosen, and its length limit unless another is set."""
+    """With `run=`, takes the run's model, its task unless another is chosen, and its length limit unless another is set."""
     if config.run is None:
         return config
     saved = Path(config.run) / RESOLVED
@@ -93,14 +93,14 @@ def of_run(config: DictConfig) -> DictConfig:
 
 
 def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
-    """The policy, and after how many RL steps; None for a model that is not of a run."""
+    """The policy and its RL step; None for a model that is not from a run."""
     actor: Actor = instantiate(config.module.actor)()
     rl_step = None
     if config.run is not None:
         path, rl_step = find_checkpoint(Path(config.run) / "checkpoints", config.checkpoint)
         if path is None:
             raise FileNotFoundError(f"no checkpoint in {config.run}: the run was stopped before its first")
-        if path.is_dir():  # of a sharded run
+        if path.is_dir():  # a sharded checkpoint
             check_intact(path)
             dcp.load(
                 {"model": {f"actor.{name}": weight for name, weight in actor.state_dict().items()}},
@@ -114,7 +114,7 @@ def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
 
 
 def check_same(out: Path, config: DictConfig, found: dict[str, Any]) -> None:
-    """Raises unless `out` is new or holds a part of this very evaluation."""
+    """Raises ValueError unless `out` is new or holds part of the same evaluation."""
     out.mkdir(parents=True, exist_ok=True)
     file, named = out / "settings.json", {name: config[name] for name in SETTINGS} | {"verifier": config.data.verifier}
     settings = {**OmegaConf.to_container(OmegaConf.create(named)), **found}  # type: ignore[dict-item]

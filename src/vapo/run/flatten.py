@@ -13,7 +13,7 @@ from vapo.run.resolvers import PACKAGE, register
 
 ROOT = PACKAGE.parents[1]
 FLAT = ROOT / "docs" / "vapo_full_paper.yaml"
-PATHS = ["paths.root=.", "paths.assets=src/vapo/assets", "paths.output_dir=logs/train/runs/time"]  # not this machine's
+PATHS = ["paths.root=.", "paths.assets=src/vapo/assets", "paths.output_dir=logs/train/runs/time"]  # independent of this machine
 
 
 def flattened() -> str:

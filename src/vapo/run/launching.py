@@ -1,4 +1,4 @@
-"""Several processes, one run: who starts them, and that they agree where it goes. docs/scaling.md has the commands."""
+"""Checks for launching a run in several processes: first rank, one run folder, sweeps. docs/scaling.md has the commands."""
 
 import os
 
@@ -9,17 +9,17 @@ from omegaconf import DictConfig
 
 
 def is_first_rank() -> bool:
-    """Whether this process writes what is written once; asked before ranks know each other, so of what started them."""
+    """True on global rank 0. Reads the launcher's environment variables, because there is no process group yet."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def check_one_folder(config: DictConfig) -> None:
-    """Raises if torchrun or srun started several ranks that would each name a run folder of their own, by the second."""
+    """Raises if torchrun or srun started several ranks that would each create their own run folder, named by the second."""
     ranks = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
     hydra = HydraConfig.get()
     named = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
     if ranks > 1 and hydra.mode == RunMode.RUN and config.resume is None and not named:
-        raise ValueError(f"{ranks} processes would write to a folder each: set hydra.run.dir=logs/train/runs/<name>")
+        raise ValueError(f"{ranks} processes would each write to their own folder: set hydra.run.dir=logs/train/runs/<name>")
 
 
 def check_sweep(trainer: Trainer) -> None:

@@ -1,8 +1,8 @@
 """Makes the mini models: a base policy that learned noisy solutions, and an outcome reward model of its rollouts.
 
-The base model is trained by plain supervised learning on what `NoisySolver` writes, on problems that grow from two operands to
-the full range. The reward model starts from it and learns +1 / -1 at the last token of the base policy's rollouts, nowhere else:
-as a value function it is biased on every earlier token, which is what the papers start a critic from (vapo.md A14).
+The base model is trained by plain supervised learning on solutions of `NoisySolver`, to problems that grow from two operands to the
+full range. The reward model starts from it and learns +1 / -1 at the last token of the base policy's rollouts, nowhere else: as a
+value function it is biased on every earlier token, like the reward models from which the papers start a critic (vapo.md A14).
 """
 
 import json
@@ -41,7 +41,7 @@ EOS, PAD = "!", "_"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One character, one token."""
+    """A tokenizer with one token per character."""
     vocabulary = {character: i for i, character in enumerate(PAD + EOS + ALPHABET)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -97,7 +97,7 @@ def pretrain_base(
     curriculum: float,
     seed: int,
 ) -> None:
-    """Supervised learning in place.
+    """Trains the base model in place, by supervised learning.
 
     Args:
         template: prompt with `{problem}`.
@@ -146,8 +146,8 @@ def train_reward_model(
 ) -> PreTrainedModel:
     """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone.
 
-    Problems have 2 to `max_operands` operands, and the first epoch goes from short to long responses: one label for two hundred
-    tokens teaches too little to find out from it what an error looks like; a short response with one error does.
+    Problems have 2 to `max_operands` operands, and the first epoch goes from short to long responses: from one label
+    for two hundred tokens a model cannot learn what an error looks like; from a short response with one error it can.
     """
     torch.manual_seed(seed)
     engine = TorchEngine([tokenizer.eos_token_id])

@@ -35,9 +35,9 @@ def git_commit(folder: Path) -> str | None:
 
 
 def provenance(root: str) -> dict[str, object]:
-    """Command, commit and versions of this process."""
+    """Command (paths relative to the checkout at `root`), commit and versions of this process."""
     return {
-        "command": sys.argv,
+        "command": [word.replace(f"{Path(root).resolve()}/", "") for word in sys.argv],
         "commit": git_commit(Path(root)),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -46,7 +46,7 @@ def provenance(root: str) -> dict[str, object]:
 
 
 def record_texts(config: DictConfig) -> dict[str, str]:
-    """The two forms of a run's configuration, by file name; how a run was resumed is no part of it."""
+    """The two forms of a run's configuration, by file name; resume options are left out."""
     return {CONFIG: OmegaConf.to_yaml(config), RESOLVED: OmegaConf.to_yaml(config, resolve=True)}
 
 

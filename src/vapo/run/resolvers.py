@@ -1,4 +1,4 @@
-"""Small functions that configs may call, as in `${project_root:}`."""
+"""OmegaConf resolvers: functions that configs can call, as in `${project_root:}`."""
 
 import hashlib
 import socket
@@ -19,7 +19,7 @@ def _offline() -> bool:
 
 
 def register() -> None:
-    """Registers all of them; doing so twice is harmless."""
+    """Registers all resolvers; doing so twice is harmless."""
     OmegaConf.register_new_resolver("project_root", lambda: str(PACKAGE.parents[1]), replace=True)
     OmegaConf.register_new_resolver("assets", lambda: str(PACKAGE / "assets"), replace=True)
     OmegaConf.register_new_resolver("offline", _offline, replace=True)

@@ -1,4 +1,4 @@
-"""`python src/serve.py`: becomes one vLLM server for one model, with the options that `ServerEngine` relies on."""
+"""Starts a vLLM server for one model (`python src/serve.py`), with the options that `ServerEngine` relies on."""
 
 import json
 import os
@@ -32,8 +32,8 @@ def command(config: DictConfig) -> list[str]:
         "host": config.host,
         "port": config.port,
         "tensor_parallel_size": config.tensor_parallel_size,
-        "generation_config": "vllm",  # no sampling defaults of the model's: a request says all
-        "enable_scale_out": True,  # the route that takes and gives token ids
+        "generation_config": "vllm",  # no sampling defaults of the model: requests are complete
+        "enable_scale_out": True,  # the route that takes and returns token ids
         "worker_extension_cls": EXTENSION,
         "weight_transfer_config": json.dumps({"backend": "vapo_http"}),
         "enable_log_requests": False,
@@ -55,18 +55,18 @@ def flags(arguments: dict[str, Any]) -> list[str]:
 
 
 def server_environment() -> dict[str, str]:
-    """This process's environment, and what vLLM needs beside it."""
+    """This process's environment plus the variables that vLLM needs."""
     source = str(Path(__file__).parents[2])  # the workers import `EXTENSION`
     ours = {
         "PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # the server's engine is a process of its own
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # the server's engine runs in a separate process
     }
     return environment() | os.environ | ours
 
 
 def serve(config: DictConfig) -> NoReturn:
-    """Replaces this process by the server, so that a signal to it is a signal to the server."""
+    """Replaces this process with the server, so that a signal to it is a signal to the server."""
     check_version()
     words = command(config)
     os.execve(words[0], words, server_environment())

@@ -1,6 +1,6 @@
 """Critic against truth: python benchmarks/critic_truth.py <run folder> [--checkpoint step_000005.ckpt] [--out truth.csv]
 
-Samples rollouts of the checkpoint's policy, finishes each anew 64 times from several places, and compares the critic's value there
+Samples rollouts of the checkpoint's policy, continues each 64 times from several places, and compares the critic's value there
 with the mean reward of the continuations, by place in the response. Right after value pretraining: --checkpoint base
 --critic-file <the sweep's critic file>.
 """

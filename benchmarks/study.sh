@@ -1,5 +1,5 @@
 #!/bin/bash
-# The study of docs/results.md, in pieces that go on where they were stopped: bash benchmarks/study.sh main|added|fresh|extra
+# The study of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh main|added|fresh|extra
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
 piece=${1:?say which piece: main, added, fresh or extra}

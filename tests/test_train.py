@@ -122,7 +122,7 @@ BAD_INPUT = {
     "model.critic.path=/nowhere/model": "set model.critic.path to an existing folder",
     "module.minibatch_rollouts=5": "does not divide",
     "+algorithm.no_such_key=1": "no_such_key",
-    "rollout.sampling.temperature=0": "greedy rollouts explore nothing",
+    "rollout.sampling.temperature=0": "greedy rollouts do not explore",
     "callbacks.aime_evaluation.k=0": "1 or more",
 }
 

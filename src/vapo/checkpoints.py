@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk: names, digests, random states; how checkpoints are published, pruned, found and discarded.
+"""Checkpoints on disk: their names, digests and random states; publishing, pruning, finding and discarding them.
 
 A checkpoint is one file `step_000010.ckpt`, or with sharded networks a folder of that name, in torch's distributed format and with
 `rest.pt`. `last.ckpt` links to the newest. A file `step_000010.ckpt.sha256` next to it holds a digest of each of its files.
@@ -25,7 +25,7 @@ def checkpoint_name(rl_step: int) -> str:
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """Oldest first."""
+    """All checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("step_*.ckpt"))
 
 
@@ -62,8 +62,8 @@ def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
     if not path.exists():
         if not others and name == LAST:
             return None, -1
-        raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or 'none, there are none'}")
-    if not path.is_dir():  # a sharded one is checked when it is loaded, each rank its share of the files
+        raise FileNotFoundError(f"no checkpoint {path}: set checkpoint to one of {', '.join(others) or '(none exist)'}")
+    if not path.is_dir():  # a sharded one is checked on loading, where each rank checks its share of the files
         check_intact(path)
     try:
         state = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
@@ -83,7 +83,7 @@ def discard_after(run: Path, rl_step: int) -> None:
 
 
 def digest_files(path: Path, share: Callable[[int], slice]) -> dict[str, str]:
-    """SHA-256 of this rank's share of a checkpoint's files, by name within it; a checkpoint of one file has the name `.`."""
+    """SHA-256 of this rank's share of a checkpoint's files, by path inside it; the path of a single-file checkpoint is `.`."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return {str(file.relative_to(path)): sha256(file) for file in files[share(len(files))]}
 
@@ -98,7 +98,7 @@ def check_intact(path: Path, share: Callable[[int], slice] = lambda size: slice(
     (in runs of older versions) nothing is checked.
 
     Args:
-        share: given the number of files, which of them to check: ranks divide the work.
+        share: maps the number of files to the slice to check, so that ranks divide the work.
     """
     path = path.resolve()
     record = path.with_name(f"{path.name}{DIGESTS}")
@@ -114,12 +114,12 @@ def check_intact(path: Path, share: Callable[[int], slice] = lambda size: slice(
 
 
 def other_checkpoints(path: Path) -> list[str]:
-    """Names of the other checkpoints in its folder."""
+    """Names of the other checkpoints in the same folder."""
     return [p.name for p in saved_checkpoints(path.parent) if p.resolve() != path.resolve()]
 
 
 def remedy(path: Path) -> str:
-    """What to do about a bad checkpoint."""
+    """Advice on a damaged checkpoint, for error messages."""
     others = other_checkpoints(path)
     return f"set checkpoint to one of {', '.join(others)}" if others else "start the run again from scratch"
 

@@ -1,4 +1,4 @@
-"""Prompts for group sampling: endless, and resumable by one number."""
+"""Data module: an endless stream of prompts for group sampling, resumable from one number, the cursor."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +10,12 @@ from vapo.data.prompts import PromptSource
 from vapo.types import Prompt
 from vapo.verifiers.base import Verifier
 
-ENDLESS = 10**9  # batches per "epoch": an epoch's edge would make a resumed run stop at once
+ENDLESS = 10**9  # batches per "epoch": at the end of an epoch a resumed run would stop immediately
 
 
 class _CursorSampler(Sampler[list[int]]):
-    """The `prompts_per_step` prompt indices from the data module's cursor on. The cursor moves between the batches, also past
-    prompts that a step drew in addition; nothing is fetched ahead, because the loader has a length."""
+    """Yields the `prompts_per_step` prompt indices that start at the data module's cursor. The cursor moves between batches, also
+    past extra prompts that a step drew; nothing is fetched ahead, because the loader has a length."""
 
     def __init__(self, datamodule: "PromptDataModule") -> None:
         self.datamodule = datamodule
@@ -29,7 +29,7 @@ class _CursorSampler(Sampler[list[int]]):
 
 
 class PromptDataModule(LightningDataModule):
-    """Owns how many prompts a step asks, and how often each. Repeating them is `vapo.rollout.sampler`'s work."""
+    """Decides how many prompts a step has and how often each is sampled; `vapo.rollout.sampler` repeats them."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class PromptDataModule(LightningDataModule):
             verifier: judges responses to them.
             rollouts_per_step: B, responses per RL step over all ranks.
             group_size: G, responses per prompt; must divide `rollouts_per_step`. `regroup` changes it.
-            seed: order of the prompts.
+            seed: determines the order of the prompts.
             path, benchmark_path: not read here; a source of files gets them by interpolation, so that `data.path=` sets them.
         """
         super().__init__()
@@ -57,7 +57,7 @@ class PromptDataModule(LightningDataModule):
         self.cursor = 0  # prompts consumed by finished RL steps
 
     def regroup(self, group_size: int | None) -> None:
-        """From the next RL step on each prompt is asked `group_size` times, at as many responses in all; None is as configured."""
+        """Sets the group size from the next RL step on, with the same number of responses per step; None is the configured size."""
         group_size = self.configured_group_size if group_size is None else group_size
         if group_size < 1:
             raise ValueError(f"algorithm.group_size is {group_size}; set it to 1 (no groups) or more")
@@ -77,12 +77,12 @@ class PromptDataModule(LightningDataModule):
         self.cursor += prompts
 
     def indices(self, number: int) -> range:
-        """Of the prompts of the `number`-th draw within an RL step."""
+        """Indices of the prompts of the `number`-th draw within an RL step."""
         start = self.cursor + number * self.prompts_per_step
         return range(start, start + self.prompts_per_step)
 
     def draw(self, number: int) -> list[Prompt]:
-        """The prompts of the `number`-th draw within an RL step; draw 0 is what the loader gave."""
+        """The prompts of the `number`-th draw within an RL step; draw 0 is the loader's batch."""
         return [self.source.prompt(index, self.seed) for index in self.indices(number)]
 
     def held_out(self, size: int) -> list[Prompt]:

@@ -1,4 +1,4 @@
-"""One network that trains: passes over a batch, micro-batches, backward, clip or skip, optimizer step, offload."""
+"""Training of one network: passes over a batch, micro-batches, backward, gradient clipping, skipped updates, optimizer, offload."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -46,17 +46,17 @@ class Learner:
         """
         Args:
             backward: the module's `manual_backward`.
-            microbatch_tokens: most padded tokens in one forward pass, >= 1; memory only.
+            microbatch_tokens: maximum padded tokens in one forward pass, >= 1; affects memory only.
             max_grad_norm: larger gradients are scaled down to this norm; None for no clipping.
             max_skipped_updates: updates in a row that may be skipped because their gradient is not finite.
-            offload: network and optimizer states are on the device only while `on_device`.
+            offload: keep network and optimizer states on the device only inside `on_device`.
             defer_gradient_sync: with FSDP2, gradients are summed over ranks once per minibatch.
             name: `actor`, `critic` or `reference`; prefix of its metrics.
         """
         if microbatch_tokens < 1:
             raise ValueError(f"module.microbatch_tokens is {microbatch_tokens}; set it to 1 or more")
         if max_skipped_updates < 0:
-            raise ValueError(f"module.max_skipped_updates is {max_skipped_updates}; set it to 0 (stop at once) or more")
+            raise ValueError(f"module.max_skipped_updates is {max_skipped_updates}; set it to 0 (stop at the first) or more")
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
         self.name, self.network, self.backward, self.metrics = name, network, backward, metrics
@@ -64,24 +64,24 @@ class Learner:
         self.offload, self.defer_gradient_sync = offload, defer_gradient_sync
         self.device = torch.device("cpu")
         self.ddp: DistributedDataParallel | None = None  # the wrapper that sums gradients over ranks, with trainer=ddp
-        self.skipped = 0  # updates in a row
+        self.skipped = 0  # consecutive skipped updates
 
     def configure(self, optimizer: Callable[..., Optimizer], schedule: Callable[[Optimizer], LambdaLR]) -> dict[str, Any]:
-        """Makes optimizer and schedule; returns them as Lightning wants them."""
+        """Creates optimizer and schedule; returns them in Lightning's format."""
         self.optimizer = optimizer([p for p in self.network.parameters() if p.requires_grad])
         self.schedule, self.trains = schedule(self.optimizer), True
         return {"optimizer": self.optimizer, "lr_scheduler": self.schedule}
 
     def place(self, device: torch.device, wrapper: nn.Module | None) -> None:
-        """Before training: where the network computes, and Lightning's wrapper around the module."""
+        """Sets the device the network computes on, and DDP's wrapper if there is one; called before training."""
         self.device, self.ddp = device, wrapper if isinstance(wrapper, DistributedDataParallel) else None
         if self.offload and self.ddp is not None:
             raise ValueError(
-                "module.offload=true would cut DDP's hooks from the parameters it moves; set it to false, or trainer=fsdp"
+                "module.offload=true would detach DDP's hooks from the parameters it moves; set it to false, or trainer=fsdp"
             )
 
     def start(self) -> None:
-        """After a checkpoint was restored, before the first step."""
+        """Applies the configured hyperparameters and offload; called after a checkpoint is restored, before the first step."""
         if self.trains:
             self._apply_configuration()
         if self.offload:
@@ -115,20 +115,20 @@ class Learner:
         self.step(minibatch, dump)
 
     def backward_over(self, micros: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> None:
-        """Accumulates the gradient of a whole minibatch, however it is cut into micro-batches.
+        """Accumulates the gradient of a whole minibatch over its micro-batches.
 
         Args:
-            loss: a micro-batch's share of the minibatch's loss: shares of all micro-batches of all ranks add up to it.
+            loss: a micro-batch's share of the minibatch's loss; the shares of all micro-batches and ranks add up to it.
         """
         for number, micro in enumerate(micros, 1):
             self._sync_gradients(last=number == len(micros))
-            self.backward(loss(micro) * world_size())  # DDP and FSDP average over ranks, but the losses are to be summed
+            self.backward(loss(micro) * world_size())  # DDP and FSDP average over ranks, but losses must be summed
 
     def step(self, minibatch: Batch, dump: Path) -> None:
         """Clips and applies the accumulated gradient. If it is not finite on any rank, all ranks skip the update.
 
         Args:
-            dump: file for the minibatch, if too many updates in a row were skipped.
+            dump: file to save the minibatch to if too many updates in a row were skipped.
 
         Raises:
             FloatingPointError: more than `max_skipped_updates` in a row.
@@ -147,21 +147,21 @@ class Learner:
             raise FloatingPointError(
                 f"the {self.name}'s gradient norm is {norm} after {self.skipped - 1} skipped updates in a row: look at {dump} "
                 f"(fields of a Batch), lower module.{self.name}_optimizer.lr, or raise module.max_skipped_updates; the last "
-                "checkpoint is from before it"
+                "checkpoint was written before this"
             )
 
     def report(self) -> None:
         if self.trains:
             self.metrics.gauge(f"{self.name}/learning_rate", self.optimizer.param_groups[0]["lr"])
 
-    # --- pieces --------------------------------------------------------------------------------------------------------
+    # --- helpers -------------------------------------------------------------------------------------------------------
 
     def micro_batches(self, batch: Batch) -> list[MicroBatch]:
         """This rank's micro-batches, as many as every other rank's."""
         return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
 
     def _sync_gradients(self, last: bool) -> None:
-        """Before a backward pass: sums gradients over ranks with the last micro-batch only (DDP, deferred FSDP2), or with each."""
+        """Sets whether the next backward pass sums gradients over ranks: the last one does, others only with undeferred FSDP2."""
         if isinstance(self.network, FSDPModule):
             self.network.set_requires_gradient_sync(last or not self.defer_gradient_sync)
         elif self.ddp is not None:
@@ -169,7 +169,7 @@ class Learner:
 
     @contextmanager
     def on_device(self) -> Iterator[None]:
-        """Around every use of the network: with `offload`, only now it and its optimizer states are on the device."""
+        """Wraps every use of the network: with `offload`, network and optimizer states are on the device only inside."""
         if self.offload:
             self.move(self.device)
         try:

@@ -1,6 +1,7 @@
-"""Every number that is logged: its name, and how its parts add up over micro-batches and ranks.
+"""Metrics of an RL step: their names, and how they are reduced over micro-batches and ranks.
 
-A mean is a pair (sum, count), so it is right however a batch is cut. docs/metrics.md says what each one means; a test compares.
+A mean is kept as a pair (sum, count), so it is correct however a batch is cut. docs/metrics.md explains every metric; a test checks
+that it lists them all.
 """
 
 import time
@@ -14,7 +15,7 @@ from torchmetrics import Metric
 from vapo.algorithms import explained_variance
 from vapo.distributed.ranks import sum_over_ranks
 
-# means with states (sum, count)
+# means, each with the states (sum, count)
 MEANS = (
     "reward/mean",
     "response/accuracy",
@@ -46,7 +47,7 @@ MEANS = (
     "engine/probe_gap",
     "engine/servers",
 )
-# means over minibatches, of which each micro-batch adds its share
+# means over minibatches, to which each micro-batch adds its share
 SHARES = ("actor/surrogate_loss", "actor/positive_nll", "critic/value_loss")
 EXPLAINED_VARIANCES = ("critic/explained_variance", *(f"critic/explained_variance_decile_{i}" for i in range(10)))
 GAUGES = (
@@ -62,13 +63,13 @@ GAUGES = (
 
 
 class Ratio(Metric):
-    """sum / count, both added over updates and ranks; nothing seen is nan."""
+    """sum / count, each added over updates and ranks; nan if nothing was added."""
 
     total: Tensor
     count: Tensor
 
     def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)  # `StepMetrics.flush` adds all metrics over ranks at once
+        super().__init__(sync_on_compute=False)  # `StepMetrics.flush` sums all metrics over ranks at once
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -82,14 +83,14 @@ class Ratio(Metric):
 
 class ShareSum(Ratio):
     """Mean over minibatches. Each micro-batch of each rank adds its share of the minibatch's value to `total`, and its share of the
-    minibatch's rollouts to `count`; the latter add up to whole minibatches, but for rounding."""
+    minibatch's rollouts to `count`, which adds up to the number of minibatches except for rounding."""
 
     def compute(self) -> Tensor:
         return self.total / self.count.round()
 
 
 class ExplainedVariance(Metric):
-    """Of the Monte-Carlo return, from global sums (`vapo.algorithms.explained_variance_sums`)."""
+    """Explained variance of the Monte-Carlo return, from global sums (`vapo.algorithms.explained_variance_sums`)."""
 
     sums: Tensor
 
@@ -114,7 +115,7 @@ class StepMetrics:
         self._gauges: dict[str, float] = {}
 
     def mean(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
-        """Adds `total` over `count` things to the mean `name`."""
+        """Adds `count` items with the sum `total` to the mean `name`."""
         if isinstance(total, Tensor):
             total = total.detach().double().cpu()
         self._metrics[name].update(total, float(count))
@@ -123,7 +124,8 @@ class StepMetrics:
         """Adds one micro-batch's share of a minibatch's mean.
 
         Args:
-            share: of the minibatch's rollouts, 0 to 1; 0 throughout a minibatch leaves that minibatch out of the mean.
+            share: the micro-batch's share of the minibatch's rollouts, 0 to 1; a minibatch whose shares are all 0 is left out of
+                the mean.
         """
         assert name in SHARES, name
         self.mean(name, value, share)
@@ -132,12 +134,12 @@ class StepMetrics:
         self._metrics[name].update(sums.cpu())
 
     def gauge(self, name: str, value: float) -> None:
-        """A number that is the same on every rank and has no parts."""
+        """Sets a value that is the same on every rank and needs no reduction."""
         assert name in GAUGES, name
         self._gauges[name] = value
 
     def flush(self) -> dict[str, float]:
-        """All metrics that saw something, over all ranks; then starts from zero."""
+        """Returns all metrics that were updated, reduced over all ranks, and resets them."""
         self._sum_over_ranks()
         values = {name: metric.compute().item() for name, metric in self._metrics.items() if metric.update_called}
         values = {name: value for name, value in values.items() if value == value} | self._gauges
@@ -154,7 +156,7 @@ class StepMetrics:
 
 
 class PhaseClock:
-    """Wall time, tokens and, on a GPU, peak memory of the phases of a step. Outside of any metric: time is not reproducible."""
+    """Measures wall time, tokens and GPU peak memory of each phase of a step. Not a metric, because time is not reproducible."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The default logger: one `metrics.csv` in the run folder, one row per RL step, that a resumed run goes on with."""
+"""The default logger: one `metrics.csv` in the run folder, one row per RL step; a resumed run continues the file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsCSV(Logger):
-    """Lightning's own CSVLogger starts a new file when a run is resumed; this one goes on with the old."""
+    """Writes `metrics.csv`. Unlike Lightning's CSVLogger, which starts a new file on resume, it continues the old one."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` in the run folder is the record."""
+        """Does nothing: `config.yaml` in the run folder is the record."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -54,7 +54,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 
 
 def trim(path: Path, rl_step: int) -> None:
-    """Removes the rows after `rl_step`: a resumed run will make them again."""
+    """Removes the rows after `rl_step`: a resumed run writes them again."""
     if path.exists():
         frame = pd.read_csv(path)
         _write(frame[frame["rl_step"] <= rl_step], path)

@@ -22,10 +22,11 @@ from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.reporting import report_step
+from vapo.rollout.checks import check_engine, check_sampling
 from vapo.rollout.collate import collate
 from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
-from vapo.rollout.sampler import Sampler, check_engine, check_sampling
+from vapo.rollout.sampler import Sampler
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
 COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")  # of finished ones, in checkpoints
@@ -269,8 +270,7 @@ class RLModule(LightningModule):
             self.reference: Actor = self.make_actor(**placed).eval().requires_grad_(False)
             self.learners["reference"] = self.make_learner(name="reference", network=self.reference)
         engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
-        if self.prefetch:
-            check_engine(engine, is_sharded(self.actor))
+        check_engine(engine, self.prefetch, is_sharded(self.actor))
         precision = self.trainer.precision_plugin.forward_context  # in callbacks and threads Lightning has not entered it
         self.sampler = Sampler(engine, self.tokenizer, self.datamodule.verifier, precision)
 

@@ -9,7 +9,7 @@ from vapo.types import FAULTS, Batch, Rollout, Status
 
 
 def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[Rollout], batch: Batch) -> None:
-    """Fills `metrics`.
+    """Adds the metrics of a finished step to `metrics`.
 
     Args:
         sampled: all rollouts of the step; with dynamic sampling more than are trained on.
@@ -20,16 +20,14 @@ def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[R
     assert batch.advantage_R is not None
     metrics.mean("advantage/abs_mean", batch.advantage_R.abs().sum(), tokens)
     metrics.mean("actor/positive_token_fraction", batch.response_length_B[batch.correct_B].sum(), tokens)
-    if (
-        batch.old_logprob_R is not None and batch.old_logprob_R is not batch.sampler_logprob_R
-    ):  # prefetched rollouts have one for both
+    if batch.old_logprob_R is not None and batch.old_logprob_R is not batch.sampler_logprob_R:  # prefetched: the same tensor
         metrics.mean("engine/logprob_gap_mean", (batch.old_logprob_R - batch.sampler_logprob_R).abs().sum(), tokens)
     if isinstance(algorithm, ActorCritic):
         report_critic(metrics, algorithm, batch)
 
 
 def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[Rollout], batch: Batch) -> None:
-    """Reward, accuracy, length and groups of everything that was sampled."""
+    """Reward, accuracy, length and groups of all sampled rollouts."""
     size, length_B = len(batch), batch.response_length_B.double()
     metrics.mean("reward/mean", algorithm.reward(batch).sum(), size)
     metrics.mean("response/accuracy", batch.correct_B.double().sum(), size)

@@ -1,12 +1,12 @@
-"""The vocabulary of the project. Tensors end in their axes:
+"""Data types shared by all modules, and the axis suffixes of tensor names:
 
     P prompts of one RL step        G rollouts of one group (one prompt)
     B = P * G rollouts              T response tokens, padded to the longest of the batch
-    L prompt + response tokens      R response tokens of all rollouts, one after another, without padding
-    V vocabulary                    N prompt and response tokens of all rollouts, one after another, without padding
+    L prompt + response tokens      R response tokens of all rollouts, concatenated without padding
+    V vocabulary                    N prompt and response tokens of all rollouts, concatenated without padding
     K samples of one problem in an evaluation
 
-Every type is a frozen dataclass; whatever trains lives in `module.py`.
+The data types are frozen dataclasses. The networks are in `models/` and train in `learner.py`.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Status(StrEnum):
-    """What a verifier found. Only CORRECT is rewarded; TIMEOUT and ERROR are faults of the verifier."""
+    """Outcome of a verification. Only CORRECT is rewarded; TIMEOUT and ERROR are faults of the verifier."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -32,7 +32,7 @@ FAULTS = (Status.TIMEOUT, Status.ERROR)
 
 @dataclass(frozen=True)
 class Verdict:
-    """A status, and the answer that was read in the response (None if there was none), for majority votes and tables."""
+    """A status, and the answer extracted from the response (None if there was none), for majority votes and tables."""
 
     status: Status
     answer: str | None = None
@@ -40,17 +40,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One problem, ready to be asked."""
+    """One problem as a tokenized prompt."""
 
     index: int  # position in the endless, seeded stream of problems; keys the sampling seed
-    text: str  # what the model reads, template applied
+    text: str  # prompt text, template applied
     reference: str  # the answer the verifier compares with
     token_ids: tuple[int, ...]  # `text` tokenized, length >= 1
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. temperature 0 is greedy; top_p in (0, 1]; max_new_tokens counts the EOS."""
+    """Sampling settings: temperature 0 is greedy; top_p is in (0, 1]; max_new_tokens counts the EOS."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -60,7 +60,7 @@ class SamplingParams:
         if self.temperature < 0:
             raise ValueError(f"sampling temperature is {self.temperature}; set it to 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling top_p is {self.top_p}; set it in (0, 1], 1 samples the whole distribution")
+            raise ValueError(f"sampling top_p is {self.top_p}; set it in (0, 1]; 1 samples the whole distribution")
         if self.max_new_tokens < 1:
             raise ValueError(f"sampling max_new_tokens is {self.max_new_tokens}; set it to 1 or more")
 
@@ -75,7 +75,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What an engine returns for a request: token ids as sampled, never re-tokenized."""
+    """An engine's reply to a request: token ids as sampled, never re-tokenized."""
 
     token_ids: tuple[int, ...]  # the EOS is kept when one was sampled
     logprobs: tuple[float, ...]  # log-probability of each token under the distribution sampled from (at its temperature)
@@ -87,7 +87,7 @@ class Rollout:
     """A completion with its place in a group and its verdict."""
 
     prompt: Prompt
-    group: int  # 0 .. P-1 within one RL step, given where the prompt is repeated
+    group: int  # 0 .. P-1 within one RL step, assigned when the prompt is repeated
     completion: Completion
     text: str  # decoded for people and verifiers; training reads completion.token_ids
     verdict: Verdict
@@ -107,12 +107,12 @@ class Batch:
     group_B: Tensor
     correct_B: Tensor  # bool, the verifier's verdict
     truncated_B: Tensor  # bool, cut at the length limit
-    sampler_logprob_R: Tensor  # from the engine, at the temperature sampled
-    old_logprob_R: Tensor | None = None  # from the actor before the step's first update
-    reference_logprob_R: Tensor | None = None  # from the policy training started from
+    sampler_logprob_R: Tensor  # from the engine, at the sampling temperature
+    old_logprob_R: Tensor | None = None  # from the actor before the step's first update; the engine's if prefetched
+    reference_logprob_R: Tensor | None = None  # from the initial policy
     value_R: Tensor | None = None  # critic's value of the state before each token, before the step's first update
     advantage_R: Tensor | None = None
-    target_R: Tensor | None = None  # what the critic regresses on
+    target_R: Tensor | None = None  # regression target of the critic
 
     def __len__(self) -> int:
         return len(self.response_length_B)
@@ -148,12 +148,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Padded rollouts that go through a model at once. Row i is rollout `index_B[i]` of the batch it was cut from."""
+    """Padded rollouts for one forward pass. Row i is rollout `index_B[i]` of the batch it was cut from."""
 
     index_B: Tensor
     part: Batch  # these rollouts, ragged
     token_BL: Tensor  # right-padded: causal attention then needs no mask
-    predicts_BL: Tensor  # bool, True where the next token is a response token; there logits and values are read
+    predicts_BL: Tensor  # bool, True where the next token is a response token: logits and values are read there
     next_token_R: Tensor  # the response tokens, in the order of predicts_BL's True entries
     mask_BT: Tensor
 
@@ -162,7 +162,7 @@ class MicroBatch:
         return torch.zeros(self.mask_BT.shape, dtype=x_R.dtype, device=x_R.device).masked_scatter(self.mask_BT, x_R)
 
     def padded(self, name: str) -> Tensor:
-        """Field `name` of `part`, such as `advantage_R`, as BT on this micro-batch's device."""
+        """Field `name` of `part`, such as `advantage_R`, padded to BT on this micro-batch's device."""
         x_R = getattr(self.part, name)
         assert x_R is not None, f"the batch has no {name} yet"
         return self.pad(x_R.to(self.mask_BT.device))

@@ -129,7 +129,7 @@ def test_a_wrong_column_of_the_hub_is_named_too(monkeypatch: pytest.MonkeyPatch)
     [
         ({"problem": "text"}, "no column text; set it to one of answer, id, problem, solution"),
         ({"answer": "answer.value"}, "no column answer.value"),
-        ({"problem": "id"}, "column id holds 60, no text and no chat"),
+        ({"problem": "id"}, "column id holds 60, neither a text nor a chat"),
         ({"answer_after": "####"}, "no '####' in the answer '033'"),
         ({"problem_between": ["<", ">"]}, "no text between '<' and '>'"),
     ],

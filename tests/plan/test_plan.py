@@ -62,7 +62,7 @@ def test_checkpointing_and_smaller_micro_batches_lower_the_temporary_part_alone(
     smaller = predict(plan_config(tmp_path, "module.microbatch_tokens=256", layers=2).module, 256, ranks=2)
     for other in (checkpointed, smaller):
         assert other.temporary("critic_backward") < 0.8 * plain.temporary("critic_backward")
-        assert other.resting("critic_backward") == plain.resting("critic_backward")
+        assert other.persistent("critic_backward") == plain.persistent("critic_backward")
 
 
 def test_offloaded_parts_leave_the_gpu_and_shared_engines_are_smaller(two_ranks, tmp_path):
@@ -72,7 +72,7 @@ def test_offloaded_parts_leave_the_gpu_and_shared_engines_are_smaller(two_ranks,
     offloaded = gpu_table(config, model, two_ranks, Setting(True, "bfloat16", 2, None, False))["actor_backward"]
     asleep = gpu_table(config, model, two_ranks, Setting(False, "float32", 1, None, True))
     assert asleep["actor_backward"]["engine weights"] == 0 < asleep["generate"]["engine weights"] == here["engine weights"]
-    moved = sum(two_ranks.resting("actor_backward").values())
+    moved = sum(two_ranks.persistent("actor_backward").values())
     engine = 4 * two_ranks.parameters["actor"]
     assert here["engine weights"] == engine and offloaded["engine weights"] == engine / 4
     assert here["total"] - offloaded["total"] == pytest.approx(moved + engine * 3 / 4)

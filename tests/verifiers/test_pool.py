@@ -84,8 +84,8 @@ def test_a_verdict_is_remembered_and_a_fault_is_not(pool, tmp_path):
     assert calls(tmp_path, "1") == 2  # another reference is another question
 
 
-def test_the_clock_starts_with_the_judgement_not_with_its_place_in_the_queue(pool, tmp_path):
-    """Ten judgements of 0.4 s in two processes take 2 s, twice the limit of one; none is late."""
+def test_the_clock_starts_with_the_judgment_not_with_its_place_in_the_queue(pool, tmp_path):
+    """Ten judgments of 0.4 s in two processes take 2 s, twice the limit of one; none is late."""
     futures = [pool.submit("sleep", str(i)) for i in range(10)]
     assert [future.result(timeout=60) for future in futures] == [Status.WRONG] * 10
 

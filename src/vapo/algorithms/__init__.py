@@ -1,4 +1,4 @@
-"""The mathematics of VAPO: torch only, no state, no I/O, one function an equation. This is its table of contents."""
+"""The equations of VAPO: torch only, no state, no I/O, one function per equation. This file is their table of contents."""
 
 from vapo.algorithms.actor_critic import ActorCritic as ActorCritic
 from vapo.algorithms.advantages import gae as gae

@@ -1,4 +1,4 @@
-"""PPO, VC-PPO and VAPO: one class, other switches. Its defaults are vanilla PPO; `configs/algorithm/vapo.yaml` is VAPO."""
+"""PPO, VC-PPO and VAPO: one class with different switches. Its defaults are vanilla PPO; `configs/algorithm/vapo.yaml` is VAPO."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,13 +20,13 @@ class ActorCritic(PolicyGradient):
 
     needs_critic: ClassVar[bool] = True
 
-    value_pretraining_steps: int = 0  # most RL steps in which only the critic trains (technique 1)
-    actor_lambda: float = 0.95  # lambda of the advantages, where not length-adaptive
+    value_pretraining_steps: int = 0  # maximum RL steps in which only the critic trains (technique 1)
+    actor_lambda: float = 0.95  # lambda of the advantages, unless length-adaptive
     critic_lambda: float | None = None  # lambda of the value targets (technique 2); None shares the actor's
     length_adaptive_alpha: float | None = None  # alpha of the length-adaptive lambda (technique 3); None uses actor_lambda
     gamma: float = 1.0  # discount; 1 throughout the paper
-    whiten_advantages: bool = True  # as PPO is run in practice; the paper's text has none (A10)
-    clip_value: float | None = None  # in units of reward; None for no value clipping (A20)
+    whiten_advantages: bool = True  # usual in PPO code, not in the paper's text (A10)
+    clip_value: float | None = None  # largest change of a value, in units of reward; None for no value clipping (A20)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +40,7 @@ class ActorCritic(PolicyGradient):
         alpha = self.length_adaptive_alpha
         require(
             alpha is None or alpha > 0,
-            f"algorithm.length_adaptive_alpha is {alpha}; set it above 0, the paper's is 0.05, or to null for a fixed actor_lambda",
+            f"algorithm.length_adaptive_alpha is {alpha}; set it above 0 (the paper's is 0.05), or to null for actor_lambda",
         )
         require(
             self.clip_value is None or self.clip_value > 0,
@@ -51,8 +51,8 @@ class ActorCritic(PolicyGradient):
         """Adds advantages and value targets to an annotated batch (techniques 2 and 3).
 
         Args:
-            batch: with `value_R`.
-            monte_carlo: value targets are the plain returns, whatever `critic_lambda` says: value pretraining (technique 1).
+            batch: must have `value_R`.
+            monte_carlo: use plain returns as value targets, regardless of `critic_lambda`: value pretraining (technique 1).
         """
         assert batch.value_R is not None
         mask_BT, value_BT = batch.mask_BT, batch.pad(batch.value_R)
@@ -74,7 +74,7 @@ class ActorCritic(PolicyGradient):
         return length_adaptive_lambda(batch.response_length_B, self.length_adaptive_alpha)
 
     def monte_carlo_return(self, batch: Batch) -> Tensor:
-        """return_R: what explained variance is measured against, the discounted reward still to come at each token."""
+        """return_R: the discounted reward still to come at each token. Explained variance is measured against it."""
         mask_BT = batch.mask_BT
         reward_BT = terminal_reward(self.reward(batch), mask_BT)
         return gae(reward_BT, torch.zeros_like(reward_BT), mask_BT, 1.0, self.gamma)[mask_BT]

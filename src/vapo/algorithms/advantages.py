@@ -1,4 +1,4 @@
-"""Credit: from one reward at the end to one advantage a token."""
+"""Credit assignment: GAE and its length-adaptive lambda, from one reward at the end to one advantage per token."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from vapo.algorithms.masked import masked_fill
 def length_adaptive_lambda(length_B: Tensor, alpha: float) -> Tensor:
     """One lambda per response, so that the horizon of credit grows with its length (VAPO Eq 5).
 
-        lambda_i = max(0, 1 - 1 / (alpha * l_i))
+        λᵢ = max(0, 1 - 1 / (α lᵢ))
 
-    From Eq 4: the weights of the TD errors sum to 1 / (1 - lambda) = alpha * l, a window of alpha * l tokens. Where that window is
-    shorter than one token lambda is 0 (vapo.md A2).
+    From Eq 4: the weights of the TD errors sum to 1 / (1 - λ) = α l, a window of α l tokens. If that window is shorter than one
+    token, λ is 0 (vapo.md A2).
 
     Args:
         length_B: l, response tokens including the EOS, prompt excluded (A1); a response of length 0 gets 0.
@@ -28,12 +28,11 @@ def length_adaptive_lambda(length_B: Tensor, alpha: float) -> Tensor:
 def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, lam: float | Tensor, gamma: float = 1.0) -> Tensor:
     """Generalized advantage estimation (VAPO Eq 3; arXiv 1506.02438 Eq 16).
 
-        A_t = delta_t + gamma * lambda * A_{t+1},    delta_t = r_t + gamma * V_{t+1} - V_t
+        Âₜ = δₜ + γ λ Âₜ₊₁,    δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
     It runs over the unmasked tokens only, as if the others were cut out: a masked slot inside a response (a tool's output)
-    passes the next token's value and advantage through. After the last token V and A are 0, also when the response was cut
-    at its length limit (vapo.md A5). The value target is `gae(..., lam=critic's) + value`, with lambda 1
-    the Monte-Carlo return.
+    passes the next token's value and advantage through. After the last token V and Â are 0, even if the response was cut at its
+    length limit (vapo.md A5). The value target is `gae(..., lam=critic's) + value`; with λ = 1 it is the Monte-Carlo return.
 
     Args:
         reward_BT: reward of each token.

@@ -1,4 +1,4 @@
-"""How far the policy moved, how sure it is, where it went wrong. Not part of VAPO's loss (vapo.md A16); GRPO may train on a KL."""
+"""Diagnostics: KL estimators, clip fractions, entropy, AUROC. Not part of VAPO's loss (vapo.md A16); GRPO may train on a KL."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def clip_indicators(log_ratio_BT: Tensor, advantage_BT: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
-    """1.0 on tokens whose gradient is cut at the lower, and at the upper bound: only where the minimum picks the clipped term."""
+    """low_BT and high_BT: 1.0 on tokens whose gradient that bound cuts off, which is where the minimum picks the clipped term."""
     ratio_BT = log_ratio_BT.exp()
     low_BT = (ratio_BT < 1.0 - clip_low) & (advantage_BT < 0)
     high_BT = (ratio_BT > 1.0 + clip_high) & (advantage_BT > 0)
@@ -47,8 +47,8 @@ def auroc_at(scores: Sequence[float], index: int) -> float:
     1.0 if `scores[index]` is the highest; 0.5 is chance, e.g. when all scores are equal.
 
     Args:
-        scores: two or more.
-        index: of the score that should be the highest.
+        scores: two scores or more.
+        index: index of the score that should be the highest.
 
     >>> auroc_at([0.1, 0.9, 0.9, 0.2], 1)
     0.8333333333333334

@@ -1,4 +1,4 @@
-"""Scores of k samples per problem, as AIME is scored (VAPO section 5.1: avg@32)."""
+"""Benchmark scores from k samples per problem: avg@k (VAPO section 5.1: avg@32 on AIME), pass@k, maj@k, intervals."""
 
 import random
 from collections import Counter
@@ -17,9 +17,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
         1 - C(n - c, k) / C(n, k)
 
     Args:
-        samples: n, how many were drawn, >= k.
-        correct: c of them were correct.
-        k: how many one may try, >= 1.
+        samples: n, number of samples, >= k.
+        correct: c, number of correct samples.
+        k: number of tries, >= 1.
     """
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} needs 1 <= k <= {samples} samples; set k in that range")
@@ -27,7 +27,8 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def maj_at_k(answer_K: Sequence[str | None], correct_K: Sequence[bool]) -> float:
-    """Is the most frequent answer correct? Samples without an answer do not vote; a tie scores the share of correct answers in it.
+    """1 if the most frequent answer is correct, else 0; a tie scores its share of correct answers. Samples without an answer do
+    not vote.
 
     >>> maj_at_k(["3", "3", "4"], [True, True, False]), maj_at_k(["3", "4", None], [True, False, False])
     (1.0, 0.5)

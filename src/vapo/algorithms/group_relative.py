@@ -1,4 +1,4 @@
-"""GRPO and DAPO: no critic. A response is as good as it is better than the others of its group, and so is each of its tokens."""
+"""GRPO and DAPO: no critic. A response's advantage is its reward relative to its group, shared by all its tokens."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from vapo.types import Batch, MicroBatch
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRelative(PolicyGradient):
-    """One number for a whole response, the same at every token: where it went wrong, no one asks."""
+    """One advantage per response, the same for each of its tokens: no per-token credit."""
 
     group_size: int = 16  # G >= 2, responses per prompt: their mean is the baseline
     divide_by_std: bool = True  # advantages in units of the group's standard deviation (DAPO Eq 9)

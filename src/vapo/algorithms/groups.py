@@ -1,34 +1,34 @@
-"""What a group of responses to one prompt tells: GRPO's advantage, and how many groups have anything to tell (technique 7)."""
+"""Statistics of groups of responses to one prompt: GRPO's advantage, and how many groups are mixed (technique 7)."""
 
 import torch
 from torch import Tensor
 
 
 def group_sum(x_B: Tensor, group_B: Tensor) -> Tensor:
-    """x_P in float64: the sum of `x_B` over each group, of groups 0 to P-1."""
+    """x_P in float64: the sum of `x_B` over each of the groups 0 to P-1."""
     return torch.zeros(int(group_B.max()) + 1, dtype=torch.float64).index_add_(0, group_B, x_B.double())
 
 
 def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = True, epsilon: float = 1e-6) -> Tensor:
     """How much better a response is than its group (GRPO; DAPO Eq 9).
 
-        A_i = (R_i - mean(R)) / (std(R) + epsilon),    mean and std over the responses to the same prompt
+        Âᵢ = (Rᵢ - mean(R)) / (std(R) + epsilon),    mean and std over the responses to the same prompt
 
-    The papers do not say which standard deviation; this is the sample's (n - 1), as in the public code they came with. Equal
-    rewards, or a group of one, give 0.
+    The papers do not say which standard deviation; this is the sample standard deviation (n - 1), as in the public code that came
+    with them. Equal rewards, or a group of one, give 0.
 
     Args:
         reward_B: one reward per response.
         group_B: group number of each response, 0 to P-1.
-        divide_by_std: without it only the mean is taken off.
+        divide_by_std: False only subtracts the mean.
     """
     size_P = group_sum(torch.ones_like(reward_B), group_B)
     mean_P = group_sum(reward_B, group_B) / size_P
-    centred_B = reward_B.double() - mean_P[group_B]
+    centered_B = reward_B.double() - mean_P[group_B]
     if divide_by_std:
-        std_P = (group_sum(centred_B**2, group_B) / (size_P - 1).clamp(min=1)).sqrt()
-        centred_B = centred_B / (std_P[group_B] + epsilon)
-    return centred_B.to(reward_B.dtype)
+        std_P = (group_sum(centered_B**2, group_B) / (size_P - 1).clamp(min=1)).sqrt()
+        centered_B = centered_B / (std_P[group_B] + epsilon)
+    return centered_B.to(reward_B.dtype)
 
 
 def group_fractions(correct_B: Tensor, group_B: Tensor) -> dict[str, float]:

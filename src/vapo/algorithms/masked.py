@@ -1,4 +1,4 @@
-"""Reductions over the tokens that count. A masked slot may hold anything, NaN included: it is replaced before any arithmetic.
+"""Masked means and whitening. A masked slot may hold anything, NaN included: it is replaced before any arithmetic.
 
 Every mean divides by a denominator that the caller counted over the whole optimizer minibatch (all micro-batches, all ranks),
 so that losses of micro-batches add up to the loss of the minibatch.
@@ -16,7 +16,7 @@ def masked_fill(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
 def token_mean(x_BT: Tensor, mask_BT: Tensor, total_tokens: Tensor | float) -> Tensor:
     """Mean over tokens: every token weighs the same (VAPO Eq 7).
 
-        sum_i sum_t x_it / sum_i |o_i|
+        Σᵢ Σₜ xᵢₜ / Σᵢ |oᵢ|
 
     Args:
         x_BT: a quantity per response token.
@@ -27,9 +27,9 @@ def token_mean(x_BT: Tensor, mask_BT: Tensor, total_tokens: Tensor | float) -> T
 
 
 def sequence_mean(x_BT: Tensor, mask_BT: Tensor, total_sequences: Tensor | float) -> Tensor:
-    """Mean over responses of their own token means: every response weighs the same (VAPO Eq 6).
+    """Mean over responses of the mean over each response's tokens: every response weighs the same (VAPO Eq 6).
 
-        1/G sum_i 1/|o_i| sum_t x_it
+        1/G Σᵢ 1/|oᵢ| Σₜ xᵢₜ
 
     Args:
         x_BT, mask_BT: as in `token_mean`; a response without tokens adds 0.
@@ -40,15 +40,15 @@ def sequence_mean(x_BT: Tensor, mask_BT: Tensor, total_sequences: Tensor | float
 
 
 def masked_whiten(x_BT: Tensor, mask_BT: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Shift to mean 0 and scale to variance 1 over the masked tokens; masked slots become 0 (vapo.md A10).
+    """Shifts to mean 0 and scales to variance 1 over the unmasked tokens; masked slots become 0 (vapo.md A10).
 
         (x - mean) / sqrt(var + epsilon), var with Bessel's correction
 
-    Sums are taken in float64, in two passes, so that a large mean costs no precision. One token alone becomes 0.
+    Sums are taken in float64, in two passes, so that a large mean costs no precision. A single token becomes 0.
     """
     filled_BT = masked_fill(x_BT, mask_BT).double()
     count = mask_BT.sum()
-    centred_BT = masked_fill(filled_BT - filled_BT.sum() / count.clamp(min=1), mask_BT)
-    square = (centred_BT**2).sum()
+    centered_BT = masked_fill(filled_BT - filled_BT.sum() / count.clamp(min=1), mask_BT)
+    square = (centered_BT**2).sum()
     variance = square / (count - 1).clamp(min=1)
-    return (centred_BT / (variance + epsilon).sqrt()).to(x_BT.dtype)
+    return (centered_BT / (variance + epsilon).sqrt()).to(x_BT.dtype)

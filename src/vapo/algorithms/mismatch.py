@@ -1,7 +1,7 @@
-"""Weights against engine and trainer disagreeing: tokens were sampled from the engine's policy, gradients are of the trainer's.
+"""Importance weights for engine/trainer mismatch: tokens come from the engine's policy, gradients from the trainer's.
 
-All take rho = pi_trainer_old(a|s) / pi_engine(a|s), which is 1 where the two agree, and return what a token's policy loss is
-multiplied by, without gradient. None of them is in VAPO.
+All functions take the log of rho = π_trainer_old(a|s) / π_engine(a|s), which is 1 where the two agree, and return the weight of
+each token's policy loss, without gradient. None of them is part of VAPO.
 """
 
 import torch
@@ -32,16 +32,16 @@ def masked_ratio(log_rho_BT: Tensor, low: float, high: float) -> Tensor:
 
 
 def truncated_sequence_ratio(log_rho_BT: Tensor, mask_BT: Tensor, high: float) -> Tensor:
-    """The same for whole responses: min(product of rho over the response, high) at each of its tokens."""
+    """Truncated importance sampling for whole responses: min(product of rho over the response, high) at each of its tokens."""
     total_B = masked_fill(log_rho_BT, mask_BT).sum(-1)
     return truncated_ratio(total_B, high)[:, None].expand_as(log_rho_BT)
 
 
 def sequence_mask(log_rho_BT: Tensor, mask_BT: Tensor, low: float, high: float) -> Tensor:
-    """1 at the tokens of responses whose geometric mean of rho lies in [low, high], 0 at those of the others.
+    """1 at the tokens of responses whose geometric mean of rho lies in [low, high], 0 at all others.
 
     Args:
-        low, high: 0 < low <= 1 <= high; near 1, such as 0.99 and 1.01: it is a mean over all tokens.
+        low, high: 0 < low <= 1 <= high; choose them near 1, such as 0.99 and 1.01, as the mean is over all tokens.
     """
     mean_B = masked_fill(log_rho_BT, mask_BT).sum(-1) / mask_BT.sum(-1)
     rho_B = mean_B.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

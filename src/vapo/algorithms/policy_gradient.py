@@ -1,7 +1,7 @@
-"""What every algorithm here shares: outcome rewards, a clipped surrogate, its reduction, an LM loss on correct responses.
+"""Base class of all algorithms: outcome rewards, clipped surrogate, loss aggregation, LM loss on correct responses.
 
-Two families complete it: `ActorCritic` (PPO, VC-PPO, VAPO) and `GroupRelative` (GRPO, DAPO). All pure: a `Batch` in, a `Batch`
-out; tensors in, losses out.
+Two subclasses complete it: `ActorCritic` (PPO, VC-PPO, VAPO) and `GroupRelative` (GRPO, DAPO). All of it is pure: a `Batch` in, a
+`Batch` out; tensors in, losses out.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ MISMATCH: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class Normalizers:
-    """What losses divide by: counted once over a whole optimizer minibatch, before it is cut into micro-batches and ranks."""
+    """Denominators of the losses: counted once over a whole optimizer minibatch, before it is cut into micro-batches and ranks."""
 
     tokens: float
     sequences: float
@@ -36,14 +36,14 @@ class Normalizers:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises a ValueError that says what to set."""
+    """Raises ValueError with `message`, which says what to set, unless `condition` holds."""
     if not condition:
         raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient:
-    """The switches that both families have."""
+    """Switches and losses that all algorithms share."""
 
     needs_critic: ClassVar[bool] = False
 
@@ -55,19 +55,19 @@ class PolicyGradient:
     positive_lm_coef: float = 0.0  # mu, weight of the LM loss on correct responses (technique 6)
     overlong_buffer: int = 0  # tokens of DAPO's soft punishment ramp before the length limit; 0 turns it off (A17)
     max_response_tokens: int | None = None  # the length limit the ramp ends at; needed when overlong_buffer > 0
-    mismatch: str | None = None  # weights against engine and trainer disagreeing, one of MISMATCH; None for none, as in VAPO
-    mismatch_low: float = 0.5  # ratio of trainer's to engine's probability below which a mask removes
-    mismatch_high: float = 2.0  # ratio above which a mask removes, a truncation cuts
-    dynamic_sampling: bool = False  # only groups with both right and wrong responses train (DAPO Eq 11); not in VAPO
-    max_draws: int = 10  # with dynamic sampling: most draws of prompts in one RL step; then it goes on with fewer groups
+    mismatch: str | None = None  # weights for engine/trainer mismatch, one of MISMATCH; None for none, as in VAPO
+    mismatch_low: float = 0.5  # ratio of trainer's to engine's probability below which a mask drops tokens
+    mismatch_high: float = 2.0  # ratio above which a mask drops tokens, and at which a truncation caps it
+    dynamic_sampling: bool = False  # train only on groups with both right and wrong responses (DAPO Eq 11); not in VAPO
+    max_draws: int = 10  # dynamic sampling: maximum draws of prompts in one RL step; then it continues with fewer groups
 
     def __post_init__(self) -> None:
         require(self.group_size >= 1, f"algorithm.group_size is {self.group_size}; set it to 1 (no groups) or more")
-        require(0 <= self.clip_low < 1, f"algorithm.clip_low is {self.clip_low}; set it in [0, 1), the paper's is 0.2")
+        require(0 <= self.clip_low < 1, f"algorithm.clip_low is {self.clip_low}; set it in [0, 1); the paper's is 0.2")
         require(
             self.clip_high >= self.clip_low,
             f"algorithm.clip_high is {self.clip_high}, below clip_low {self.clip_low}; "
-            "set clip_high to clip_low (plain clipping) or higher, the paper's is 0.28",
+            "set clip_high to clip_low (plain clipping) or higher; the paper's is 0.28",
         )
         require(
             self.dual_clip is None or self.dual_clip > 1,
@@ -93,7 +93,7 @@ class PolicyGradient:
         )
         require(
             not self.dynamic_sampling or self.group_size >= 2,
-            "algorithm.dynamic_sampling looks for groups of right and wrong responses; set algorithm.group_size to 2 or more",
+            "algorithm.dynamic_sampling needs groups with both right and wrong responses; set algorithm.group_size to 2 or more",
         )
         require(self.max_draws >= 1, f"algorithm.max_draws is {self.max_draws}; set it to 1 (no refill) or more")
 
@@ -113,28 +113,28 @@ class PolicyGradient:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss compares the policy with the one training started from."""
+        """Whether the loss compares the policy with the initial policy."""
         return False
 
     def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
-        """Adds what the updates need, advantages first of all, to an annotated batch."""
+        """Adds advantages, and value targets if there is a critic, to an annotated batch."""
         raise NotImplementedError
 
     def aggregate(self, x_BT: Tensor, mask_BT: Tensor, counts: Normalizers) -> Tensor:
-        """The mean over the whole minibatch that `loss_aggregation` names, this micro-batch's share of it (technique 5)."""
+        """This micro-batch's share of the minibatch mean that `loss_aggregation` selects (technique 5)."""
         if self.loss_aggregation == "token":
             return token_mean(x_BT, mask_BT, counts.tokens)
         return sequence_mean(x_BT, mask_BT, counts.sequences)
 
     def actor_loss(self, logprob_R: Tensor, micro: MicroBatch, counts: Normalizers) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the actor's loss (VAPO Eq 10: L = L_PPO + mu * L_NLL).
+        """This micro-batch's share of the actor's loss (VAPO Eq 10: L = L_PPO + μ L_NLL).
 
         Args:
             logprob_R: log-probabilities under the policy being trained, with gradient.
-            micro: a piece of the minibatch that the `counts` were taken on.
+            micro: a micro-batch of the minibatch that was counted.
 
         Returns:
-            The loss, and sums over this micro-batch's tokens of what is worth watching.
+            The loss, and diagnostics: its two terms, and sums over the micro-batch's tokens.
         """
         mask_BT, logprob_BT = micro.mask_BT, micro.pad(logprob_R)
         advantage_BT, old_logprob_BT = micro.padded("advantage_R"), micro.padded("old_logprob_R")

@@ -1,4 +1,4 @@
-"""Rewards of a response, and where they go."""
+"""Rewards: outcome, soft overlong punishment, and placement on the last token."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The critic's loss, and how good the critic is."""
+"""The critic's loss, and its explained variance."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from vapo.algorithms.masked import masked_fill
 def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None = None, clip_value: float | None = None) -> Tensor:
     """Half the squared error, per token (VAPO section 2; vapo.md A20).
 
-        1/2 (V - target)^2,    or with clipping    1/2 max((V - target)^2, (clip(V, V_old +- clip_value) - target)^2)
+        1/2 (V - target)²,    or with clipping    1/2 max((V - target)², (clip(V, V_old ± clip_value) - target)²)
 
     Args:
-        value_BT: V of the state before each token, being trained.
+        value_BT: V of the state before each token, under the critic being trained.
         target_BT: its regression target; the Monte-Carlo return when the critic's lambda is 1.
         old_value_BT: V when the rollouts were annotated; needed for clipping only.
         clip_value: how far V may move from V_old, > 0, in units of reward; None for no clipping.
@@ -27,7 +27,7 @@ def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None 
 
 def explained_variance_sums(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """The five sums `(n, R, R^2, R-V, (R-V)^2)` over tokens, float64: add them over micro-batches and ranks, then
-    `explained_variance`. Averaging explained variances of parts instead would be meaningless."""
+    call `explained_variance`. Averaging explained variances of parts would be meaningless."""
     return_BT = masked_fill(return_BT, mask_BT).double()
     error_BT = return_BT - masked_fill(value_BT, mask_BT).double()
     sums = [mask_BT.sum().double(), return_BT.sum(), (return_BT**2).sum(), error_BT.sum(), (error_BT**2).sum()]
@@ -39,8 +39,8 @@ def explained_variance(sums: Tensor) -> Tensor:
 
         1 - Var(R - V) / Var(R)
 
-    1 is a perfect critic, 0 one that knows only the mean (a constant offset costs nothing), below 0 it is worse than a constant.
-    Against a bootstrapped target it would look good for a bad critic, so always give the return.
+    1 is a perfect critic, 0 one that knows only the mean (a constant offset costs nothing); below 0 it is worse than a constant.
+    Against a bootstrapped target a bad critic would look good, so always use the return.
 
     Args:
         sums: as from `explained_variance_sums`.

@@ -1,4 +1,4 @@
-"""Scores of samples that were kept: avg@k, pass@k and maj@k with intervals over problems, and a table of the problems."""
+"""Scores saved samples: avg@k, pass@k and maj@k with intervals over problems, and a table of the problems."""
 
 import pandas as pd
 

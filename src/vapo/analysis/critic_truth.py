@@ -1,4 +1,4 @@
-"""The critic beside the truth: its value of a prefix, and how often fresh continuations of that prefix succeed."""
+"""Compares the critic with the truth: its value of a prefix, and how often new continuations of that prefix succeed."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ from vapo.verifiers.base import Verifier
 def critic_against_truth(
     module: RLModule, rollouts: Sequence[Rollout], verifier: Verifier, positions: int, continuations: int, seed: int
 ) -> pd.DataFrame:
-    """Cuts each rollout at evenly spaced places and finishes it anew from there.
+    """Cuts each rollout at evenly spaced places and samples new continuations from there.
 
     Args:
         module: with networks built, and an engine; the engine gets the actor's weights.
-        rollouts: of any policy; the truth is that of the module's actor going on from their prefixes.
+        rollouts: rollouts of any policy; the truth is that of the module's actor, continuing their prefixes.
         positions: prefixes per rollout, >= 1; the first is the bare prompt.
         continuations: samples per prefix, >= 1; 64 bring the truth's standard error below 0.13 for rewards of +-1.
 
@@ -36,7 +36,7 @@ def critic_against_truth(
     rows, requests = [], []
     for i, rollout in enumerate(rollouts):
         tokens = rollout.completion.token_ids
-        places = {len(tokens) * k // positions: k / positions for k in reversed(range(positions))}  # of a short one, some coincide
+        places = {len(tokens) * k // positions: k / positions for k in reversed(range(positions))}  # in a short one, some coincide
         for at, place in sorted(places.items()):
             rows.append((i, at, place, values[i][at].item(), 1.0 if rollout.correct else -1.0))
             prefix = (*rollout.prompt.token_ids, *tokens[:at])
@@ -59,8 +59,8 @@ def by_place(frame: pd.DataFrame) -> pd.DataFrame:
     """Summary of `critic_against_truth` by place in the response: a row per place.
 
     Returns:
-        prefixes, mean value, mean truth, root mean square of their difference, and of the truth's own standard error: what a
-        perfect critic would differ by. All but the first in units of reward.
+        prefixes, mean value, mean truth, root mean square of their difference, and of the truth's standard error, by which
+        even a perfect critic differs. All but the first in units of reward.
     """
     shown = frame.assign(difference=(frame["value"] - frame["truth"]) ** 2, noise=frame["noise"] ** 2)
     table = shown.groupby("place").agg(

@@ -1,10 +1,11 @@
-"""Training curves of one run: from `metrics.csv` to a figure."""
+"""Plots the training curves of one run from its `metrics.csv`."""
 
 import re
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 PANELS = (
     ("reward/mean", "reward, mean of a step"),
@@ -46,7 +47,7 @@ def plot_training_curves(metrics: pd.DataFrame) -> Figure:
         evaluated = metrics.dropna(subset=[score])
         axes[0].plot(evaluated["rl_step"], evaluated[score], marker="o", markersize=4)
         axes[0].fill_between(evaluated["rl_step"], evaluated[f"{score}_low95"], evaluated[f"{score}_high95"], alpha=0.2)
-        axes[0].set_title(f"{score}, 95 % interval", fontsize="medium")
+        axes[0].set_title(f"{score.replace('mini_aime_t1_p0.7/', 'MiniAIME ')}, 95 % interval", fontsize="medium")
         axes[0].set_ylim(0, 1)
     for axis, (name, title) in zip(axes[1:], PANELS, strict=True):
         axis.set_title(title)
@@ -57,6 +58,7 @@ def plot_training_curves(metrics: pd.DataFrame) -> Figure:
     frozen = metrics.loc[metrics.get("clock/policy_step", pd.Series(dtype=float)) == 0, "rl_step"].max()
     for axis in axes:
         axis.set_xlabel("RL step")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if frozen == frozen:
             axis.axvspan(0, frozen, color="0.92", zorder=-1, label="value pretraining")

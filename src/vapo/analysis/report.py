@@ -1,4 +1,4 @@
-"""A sweep as Markdown, CSV and figures."""
+"""Writes the report of a sweep: Markdown, CSV and figures."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
-from vapo.analysis.sweep_figures import plot_arms, plot_two, smoothness, steps_share
+from vapo.analysis.sweep_figures import plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -50,7 +50,7 @@ def comparison(table: pd.DataFrame) -> str:
 
 
 def separation(table: pd.DataFrame) -> str:
-    """Which arms are below VAPO by intervals that do not overlap."""
+    """A sentence on the arms whose intervals are below VAPO's and do not overlap with them."""
     if "vapo_full" not in set(table["arm"]):
         return "No vapo_full in this sweep to compare with."
     listed = {name: ", ".join(separate(table, name)) or "none" for name in ("last", "area")}
@@ -58,7 +58,7 @@ def separation(table: pd.DataFrame) -> str:
 
 
 def against_dapo(curves: pd.DataFrame) -> str:
-    """VAPO against DAPO, as in the paper's Figures 1 and 2."""
+    """Sentences on VAPO compared with DAPO, as in the paper's Figures 1 and 2."""
     shares = {what: steps_share(curves, x=x) for x, what in (("actor_updates", "gradient updates"), ("rollouts", "rollouts"))}
     parts = [
         f"VAPO reaches DAPO's last mean score after {share:.2f} of DAPO's {what}"
@@ -87,6 +87,8 @@ def write_report(source: Path | str, out: Path | str) -> Path:
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
+    if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):
+        plot_baselines(curves).savefig(out / "baselines.png", dpi=110)
     parts = [markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
     parts += [separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):

@@ -1,4 +1,4 @@
-"""Many runs together: one long table of their curves, and one row an arm with intervals over seeds."""
+"""Loads the runs of a sweep into one table of curves, and summarizes each arm with intervals over seeds."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
 }
 THRESHOLDS = (0.4, 0.6, 0.8)
 NAMES = ("experiment=", "ablation=", "seed=")  # overrides that always name a run
-COLUMNS = {  # what is kept of a run: column of metrics.csv -> short name
+COLUMNS = {  # columns kept of a run: name in metrics.csv -> short name
     "clock/policy_step": "policy_step",
     "clock/actor_updates": "actor_updates",
     "clock/rollouts": "rollouts",
@@ -44,7 +44,7 @@ COLUMNS = {  # what is kept of a run: column of metrics.csv -> short name
 
 
 def arm_and_seed(folder: str, common: frozenset[str] = frozenset()) -> tuple[str, int]:
-    """What a job of a sweep varied, but for its seed, from its folder's name; `common` overrides are left out.
+    """The overrides that name a sweep's job, and its seed, from its folder's name; `common` overrides are left out.
 
     >>> arm_and_seed("ablation=no_clip_higher,experiment=vapo_full,seed=2")
     ('no_clip_higher', 2)
@@ -59,7 +59,7 @@ def arm_and_seed(folder: str, common: frozenset[str] = frozenset()) -> tuple[str
 
 
 def load_sweep(folder: Path | str) -> pd.DataFrame:
-    """The runs under a multirun folder, or a `curves.csv` that a report kept of them, as one table.
+    """The runs under a multirun folder, or the `curves.csv` of an earlier report, as one table.
 
     Returns:
         a row per run and RL step, with arm, seed, rl_step, score and the short names of COLUMNS.
@@ -128,7 +128,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def score_of_run(run: pd.DataFrame) -> dict[str, float]:
-    """What one run reached: last score, area under its curve, steps to thresholds, whether its responses collapsed."""
+    """Results of one run: last score, area under its curve, steps to thresholds, whether its responses collapsed."""
     evaluated = run.dropna(subset=["score"]).sort_values("rl_step")
     step, score = evaluated["policy_step"].to_numpy(), evaluated["score"].to_numpy()
     span = step[-1] - step[0]
@@ -146,7 +146,7 @@ def score_of_run(run: pd.DataFrame) -> dict[str, float]:
 
 
 def summarize(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm, best last score first: means and half intervals over seeds, and the paper's score.
+    """One row per arm, best last score first: means and half intervals over seeds, and the paper's score.
 
     `steps_to_x` is the mean over the seeds that got there, `reached_x` how many did; `collapsed` counts seeds whose responses
     at the end are less than half as long as the base policy's.
@@ -170,7 +170,7 @@ def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dic
 
     Returns:
         `arms` in both tables without the reference; of those, how many effects on the last score and on the area have the
-        paper's sign, and which have not; Spearman's rank correlation of both with the paper's scores, reference included.
+        paper's sign, and which do not; Spearman's rank correlation of both with the paper's scores, reference included.
     """
     shared = table.dropna(subset=["paper"]).set_index("arm")
     if reference not in shared.index or len(shared) < 3:
@@ -191,5 +191,5 @@ def separate(table: pd.DataFrame, measure: str, reference: str = "vapo_full") ->
     if reference not in set(table["arm"]):
         return []
     best = table.set_index("arm").loc[reference]
-    below = table[measure] + table[f"{measure}_half"] < best[measure] - best[f"{measure}_half"]  # nan, of one seed, is not below
+    below = table[measure] + table[f"{measure}_half"] < best[measure] - best[f"{measure}_half"]  # nan (one seed) is not below
     return [str(arm) for arm in table.loc[below, "arm"]]

@@ -1,4 +1,4 @@
-"""Figures of a sweep: one curve an arm, the mean over seeds, with a band."""
+"""Figures of a sweep: one curve per arm, the mean over seeds, with a band."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vapo.analysis.sweep import interval
 
@@ -18,12 +19,15 @@ TITLES = {
     "explained_variance": "explained variance of the return",
     "auroc_advantage": "AUROC of -advantage at the first slip",
 }
+# The algorithms, in the colors of every figure; ablations and settings of a sweep take others.
+NAMES = {"vapo_full": "VAPO", "dapo": "DAPO", "grpo": "GRPO", "vc_ppo": "VC-PPO", "ppo_vanilla": "PPO"}
+COLORS = dict(zip(NAMES, ("tab:red", "tab:purple", "tab:blue", "tab:green", "tab:orange"), strict=True))
 X_LABELS = {"policy_step": "RL step of policy training", "actor_updates": "gradient update of the actor"}
 
 
-def arm_colour(number: int) -> str:
-    """Ten strong colours, then their ten pale ones, then again."""
-    return to_hex(colormaps["tab20"](number % 10 * 2 + number // 10 % 2))
+def arm_color(arm: str, number: int) -> str:
+    """An algorithm has its own color; other arms take ten strong colors, then ten pale ones, then these again."""
+    return COLORS.get(arm) or to_hex(colormaps["tab20"](number % 10 * 2 + number // 10 % 2))
 
 
 def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, color: str, smooth: int = 1) -> None:
@@ -41,13 +45,37 @@ def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, 
     axis.fill_between(at, mean - half, mean + half, alpha=0.15, color=color, linewidth=0)
 
 
+def fade(axis: Axes, number: int) -> None:
+    """Redraws the last curve as an ablation among many: gray, without a band, with its own dashes and markers."""
+    axis.collections[-1].remove()
+    axis.lines[-1].set(
+        color="0.55", linewidth=1, linestyle=("-", "--", ":", "-.")[number % 4], marker="ov^sDxP"[number % 7], markersize=4
+    )
+
+
 def draw_panel(axis: Axes, curves: pd.DataFrame, arms: Sequence[str], column: str, x: str = "policy_step", smooth: int = 1) -> None:
-    """One curve an arm, of the base policy's evaluation and the RL steps in which the actor trained. Scores are never smoothed."""
+    """One curve per arm, of the base policy's evaluation and the RL steps in which the actor trained. Scores are never smoothed."""
     for number, arm in enumerate(arms):
         runs = curves[(curves["arm"] == arm) & ((curves["policy_step"] > 0) | curves["score"].notna())]
-        draw_curve(axis, runs, column, x, arm, arm_colour(number), 1 if column == "score" else smooth)
+        draw_curve(axis, runs, column, x, arm, arm_color(arm, number), 1 if column == "score" else smooth)
+        if arm.startswith("no_"):
+            fade(axis, number)
     axis.set(title=TITLES.get(column, column), xlabel=X_LABELS[x])
     axis.grid(alpha=0.3)
+
+
+def plot_baselines(curves: pd.DataFrame, arms: Sequence[str] = ("vapo_full", "grpo", "ppo_vanilla")) -> Figure:
+    """Score of VAPO and of the algorithms it is compared with, the mean over seeds with 95 % intervals."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for arm in arms:
+        runs = curves[(curves["arm"] == arm) & curves["score"].notna()]
+        draw_curve(axis, runs, "score", "policy_step", f"{NAMES[arm]} ({runs['seed'].nunique()} seeds)", COLORS[arm])
+    axis.set(xlabel=X_LABELS["policy_step"], ylabel=TITLES["score"], ylim=(0, 1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left")
+    return figure
 
 
 def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
@@ -58,13 +86,13 @@ def plot_arms(curves: pd.DataFrame, arms: Sequence[str]) -> Figure:
     draw_panel(length, curves, arms, "length")
     score.set_ylim(0, 1)
     heights = [height for line in length.lines for height in line.get_ydata()]
-    length.set_ylim(0, 1.1 * max(heights, default=1.0))  # the bands of two seeds would go far beyond
+    length.set_ylim(0, 1.1 * max(heights, default=1.0))  # the bands of two seeds would extend far beyond
     figure.legend(*length.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)  # names can be long
     return figure
 
 
 def plot_columns(curves: pd.DataFrame, arms: Sequence[str], columns: Sequence[str], smooth: int = 1) -> Figure:
-    """One panel a column of `load_sweep`'s table, one curve an arm, against the RL steps of policy training."""
+    """One panel per column of `load_sweep`'s table, one curve per arm, against the RL steps of policy training."""
     figure = Figure(figsize=(13, 3.3 * -(-len(columns) // 3)), layout="constrained")
     axes = figure.subplots(-(-len(columns) // 3), 3, squeeze=False).flatten()
     for axis, column in zip(axes, columns, strict=False):

@@ -8,7 +8,7 @@ from vapo.analysis.benchmark import samples_frame, summarize
 from vapo.module import RLModule
 from vapo.types import Rollout, SamplingParams
 
-EVALUATION_STEP = -1  # keys the sampling seeds: the same random numbers at every evaluation, so that differences are the policy's
+EVALUATION_STEP = -1  # keys the sampling seeds: the same random numbers at every evaluation, so that only the policy differs
 
 
 def scores(rollouts: list[Rollout], k: int) -> dict[str, float]:
@@ -26,14 +26,14 @@ class AIMEEvaluation(Callback):
         Args:
             k: samples per problem, >= 1; 32 in the paper.
             every_n_steps: RL steps of policy training between evaluations, >= 1.
-            sampling: of the evaluation, not of the rollouts.
+            sampling: settings of the evaluation, not of the rollouts.
         """
         if k < 1 or every_n_steps < 1:
             raise ValueError(
                 f"evaluation k is {k}, every_n_steps {every_n_steps}; set both callbacks.aime_evaluation values to 1 or more"
             )
         self.k, self.every_n_steps, self.sampling = k, every_n_steps, sampling
-        self.evaluated = False  # the base policy, before the first step
+        self.evaluated = False  # whether the base policy was evaluated, before the first step
 
     def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         if not self.evaluated:

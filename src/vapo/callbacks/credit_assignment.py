@@ -1,4 +1,4 @@
-"""Does the critic see where a response went wrong? Needs a task that knows the truth of every step, as running sums do."""
+"""Measures whether the critic sees where a response went wrong. Needs a task with ground truth for every step: running sums."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +11,17 @@ from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import Batch, Rollout, SamplingParams
 
-BASE_VERSION = -2  # of the engine's weights meanwhile: never the policy's, so the next rollouts load those again
-FIXED_SEED = 2_000_003  # of the fixed responses' prompts and samples, whatever the run's seed
+BASE_VERSION = -2  # version of the base policy's weights in the engine: never the actor's, so the next rollouts sync again
+FIXED_SEED = 2_000_003  # seed of the fixed responses' prompts and samples, independent of the run's seed
 
 
 NAMES = ("first_slip_auroc_advantage", "first_slip_auroc_value_drop", "value_drop_slip", "value_drop_other")
-MOST_DRAWS = 8  # times `responses` prompts that are asked to find as many with a slip
+MOST_DRAWS = 8  # maximum draws of `responses` prompts each, to find that many responses with a slip
 
 
 @dataclass(frozen=True)
 class MarkedResponse:
-    """A wrong response, the tokens where its steps have their results, and which of them is the first unrepaired slip."""
+    """A wrong response, the token indices of its steps' results, and which of them is the first unrepaired slip."""
 
     rollout: Rollout
     result_indices: list[int]
@@ -29,12 +29,12 @@ class MarkedResponse:
 
 
 class CreditAssignment(Callback):
-    """Judges advantages and values on a fixed set of the base policy's wrong responses, before the actor's first update, every
-    `every_n_steps` of its RL steps and after the last.
+    """Evaluates advantages and values on a fixed set of the base policy's wrong responses, before the actor's first update, every
+    `every_n_steps` RL steps of policy training, and after the last.
 
     `credit/first_slip_auroc_advantage`: how often -advantage at the first unrepaired slip's result exceeds that at the other
     results of the same response, averaged over responses; `..._value_drop`: the same for V before minus V after the result.
-    An advantage that is the same at every token scores 0.5, whatever it is.
+    An advantage that is the same at every token scores 0.5.
     """
 
     def __init__(self, responses: int, every_n_steps: int) -> None:
@@ -68,7 +68,7 @@ class CreditAssignment(Callback):
             self._measure(module)
 
     def _sample_base_policy(self, trainer: Trainer, module: RLModule) -> list[MarkedResponse]:
-        """The same set whenever it is made, after a resume too: from the initial weights, not from those being trained."""
+        """Samples the fixed set from the initial weights, not from those being trained, so it is the same after a resume."""
         datamodule = module.datamodule
         base = module.make_actor().to(module.device)
         module.sampler.engine.load_weights(base, BASE_VERSION)

@@ -1,4 +1,4 @@
-"""At the end of a run: actor and critic as Hugging Face folders that `from_pretrained` and vLLM load."""
+"""Exports actor and critic at the end of a run, as Hugging Face folders that `from_pretrained` and vLLM can load."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ Commit {commit}; command `{command}`.
 
 
 class ExportHF(Callback):
-    """Writes `<folder>/actor` and, of an algorithm with a critic, `<folder>/critic`: weights, tokenizer, configurations, card."""
+    """Writes `<folder>/actor` and, if there is a critic, `<folder>/critic`: weights, tokenizer, configurations, card."""
 
     def __init__(self, folder: str, run: str, base: str) -> None:
         """

@@ -1,4 +1,4 @@
-"""A progress bar with what one watches: accuracy, reward, length, entropy and speed; without a terminal, one line per RL step."""
+"""A progress bar with accuracy, reward, length, entropy and speed; without a terminal, one line per RL step."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from vapo.module import RLModule
 
 
 class Progress(Callback):
-    """Counts RL steps; value pretraining first, then policy training."""
+    """Shows the RL steps: value pretraining first, then policy training."""
 
     def __init__(self) -> None:
         self.console = Console()
@@ -54,7 +54,7 @@ class Progress(Callback):
             self.console.print(f"{phase} {module.rl_step}/{self.total}  {watch}", highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: Trainer, module: RLModule, exception: BaseException) -> None:
-        self.teardown(trainer, module, "fit")  # or the terminal stays without its cursor
+        self.teardown(trainer, module, "fit")  # otherwise the terminal stays without a cursor
 
     def teardown(self, trainer: Trainer, module: RLModule, stage: str) -> None:
         if self.bar is not None:

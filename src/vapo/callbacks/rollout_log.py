@@ -1,4 +1,4 @@
-"""What the model writes, token by token: one Parquet file per RL step, so a step that is run again replaces its own file."""
+"""Logs rollouts token by token: one Parquet file per RL step, so a step that is repeated replaces its own file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,15 @@ from vapo.module import RLModule
 
 
 class RolloutLog(Callback):
-    """Columns: prompt, response, status, answer, reference, group, length, reward; and per token: token_ids, values, advantages,
-    targets, sampler_logprobs."""
+    """Columns: rl_step, group, prompt, response, reference, answer, status, reward, length, finished; and per token: token_ids,
+    sampler_logprobs, values, advantages, targets."""
 
     def __init__(self, folder: str, every_n_steps: int, max_rollouts: int | None) -> None:
         """
         Args:
             folder: where `step_000010.parquet` goes.
             every_n_steps: RL steps between files, >= 1.
-            max_rollouts: first rollouts of a step that are written, whole groups first; None for all.
+            max_rollouts: maximum rollouts written per step, group after group; None for all.
         """
         if every_n_steps < 1:
             raise ValueError(f"callbacks.rollout_log.every_n_steps is {every_n_steps}; set it to 1 or more")

@@ -1,4 +1,4 @@
-"""At the end of a run: a table of what came out, and `training_curves.png`."""
+"""Prints a table of results at the end of a run, and draws `training_curves.png`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from vapo.module import RLModule
 
 
 class Summary(Callback):
-    """Reads `metrics.csv`; without the CSV logger there is nothing to show."""
+    """Summarizes `metrics.csv`; does nothing without the CSV logger."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Seconds and tokens per second of each phase of a step, and peak memory."""
+"""Logs seconds and tokens per second of each phase of a step, and peak memory."""
 
 import resource
 from typing import Any

@@ -1,6 +1,6 @@
-"""Technique 1, value pretraining: while the policy stands still, the critic learns what its responses are worth.
+"""Value pretraining (technique 1): trains the critic on rollouts of the frozen policy.
 
-For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO). It ends after
+For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO). This ends after
 `algorithm.value_pretraining_steps`, or when explained variance on held-out rollouts stops rising. No rollout of the frozen
 policy reaches an actor update: each RL step uses its own rollouts only.
 """
@@ -25,7 +25,7 @@ HELD_OUT_STEP = -2  # keys the sampling seeds of held-out rollouts: no RL step h
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Short digest of a network's names, shapes and sums of bits: equal weights agree, however sharded, trained ones differ."""
+    """Short digest of a network's names, shapes and checksums: the same for equal weights, however they are sharded."""
     digest = hashlib.sha256()
     state = network.state_dict()
     for name, total in checksums(state.items()).items():
@@ -34,7 +34,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 class ValuePretraining(Callback):
-    """Freezes the actor, watches the critic, and thaws the actor."""
+    """Freezes the actor, tracks the critic's explained variance, then unfreezes the actor."""
 
     def __init__(
         self,
@@ -47,13 +47,14 @@ class ValuePretraining(Callback):
     ) -> None:
         """
         Args:
-            steps: most RL steps with a frozen actor; 0 turns the technique off.
-            heldout_rollouts: rollouts of the frozen policy that explained variance is watched on, never trained on.
-            patience: stop after so many RL steps that rose no more than `min_delta` above the best one; None takes all steps.
-            group_size: responses per prompt meanwhile, at as many rollouts a step; None leaves algorithm.group_size. Groups serve
-                the policy (technique 7), which stands still; the critic learns more from more problems.
-            critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pays once.
-                A file made from another base model, critic initialization, task or return is refused.
+            steps: maximum RL steps with a frozen actor; 0 turns the technique off.
+            heldout_rollouts: rollouts of the frozen policy for measuring explained variance, never trained on.
+            patience: stop after this many RL steps in a row without a rise of more than `min_delta` above the best explained
+                variance; None takes all steps.
+            group_size: responses per prompt during value pretraining (rollouts per step unchanged); None keeps
+                algorithm.group_size. The critic learns more from many problems than from many responses to few.
+            critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pretrains once.
+                A file made with another base model, critic initialization, task, sampling, return or training is refused.
         """
         if patience is not None and patience < 1:
             raise ValueError(
@@ -81,7 +82,7 @@ class ValuePretraining(Callback):
         module.actor_frozen = True
         datamodule = module.datamodule
         datamodule.regroup(self.group_size)
-        if not self.key:  # the weights are still the initial ones; a resumed run brings its key along
+        if not self.key:  # the weights are still the initial ones; a resumed run has restored its key
             self.key = self._make_key(trainer, module)
         prompts = datamodule.held_out(self.heldout_rollouts)
         self._heldout = collate(module.sample(prompts, 1, module.sampling, HELD_OUT_STEP, "heldout"))
@@ -162,15 +163,15 @@ class ValuePretraining(Callback):
                 self.critic_file.parent.mkdir(parents=True, exist_ok=True)
                 partial = self.critic_file.with_name(f"{self.critic_file.name}.{id(self)}.partial")
                 torch.save(state, partial)
-                partial.replace(self.critic_file)  # whole or not at all: another job of a sweep may be reading
+                partial.replace(self.critic_file)  # atomic: another job of a sweep may be reading
 
     def _load(self, trainer: Trainer, module: RLModule) -> bool:
-        """Puts the run where the one that made the file was after value pretraining, clock and prompt cursor included: so it
-        goes on exactly as that run did, and no rollout that the critic was fitted on comes again."""
+        """Restores critic, optimizer, counters and prompt cursor, so that this run continues exactly as the one that wrote the file
+        and trains on none of its rollouts again. Returns False if this run wrote the file itself."""
         assert self.critic_file is not None
         state = torch.load(self.critic_file, map_location="cpu", weights_only=True)
         if state["run"] == str(trainer.default_root_dir):
-            return False  # this run wrote it and was killed before its next checkpoint: it does those steps again
+            return False  # this run wrote it and was killed before its next checkpoint: repeat those steps
         differs = [name for name in self.key if state["key"].get(name) != self.key[name]]
         if differs:
             raise ValueError(

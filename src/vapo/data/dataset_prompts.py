@@ -1,4 +1,4 @@
-"""Prompts from problem sets: one to train on, endlessly and shuffled, and one to be scored on."""
+"""Prompts from problem sets: an endless, shuffled training set, and a benchmark."""
 
 import logging
 import random
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class DatasetPrompts:
-    """A `PromptSource` over two problem sets, read when the first prompt is asked for."""
+    """A `PromptSource` over two problem sets, read when the first prompt is requested."""
 
     def __init__(
         self,
@@ -31,18 +31,19 @@ class DatasetPrompts:
     ) -> None:
         """
         Args:
-            tokenizer: of the policy.
-            train: problems to train on; those of the benchmark are taken out.
-            benchmark: all of them are scored.
+            tokenizer: the policy's tokenizer.
+            train: problems to train on; benchmark problems are removed.
+            benchmark: evaluation problems; all of them are scored.
             template: text file with `{problem}`.
-            chat: whether the text becomes a user's turn in the tokenizer's chat format.
+            chat: whether the text becomes a user turn in the tokenizer's chat format.
             max_prompt_tokens: longer training problems are dropped and counted; a longer benchmark problem is an error.
-            held_out_problems: training problems set aside to watch the critic on, at most a tenth of them.
-            train_path, benchmark_path: where the problems are, if elsewhere than the sets say.
+            held_out_problems: training problems set aside to evaluate the critic, at most a tenth of them.
+            train_path, benchmark_path: override the paths of the problem sets.
         """
         if max_prompt_tokens < 1 or held_out_problems < 1:
             raise ValueError(
-                f"data.source.max_prompt_tokens is {max_prompt_tokens}, held_out_problems {held_out_problems}; set both to 1+"
+                f"data.source.max_prompt_tokens is {max_prompt_tokens}, held_out_problems {held_out_problems}; set both to 1 "
+                "or more"
             )
         self.train = train if train_path is None else replace(train, path=train_path)
         self.benchmark_set = benchmark if benchmark_path is None else replace(benchmark, path=benchmark_path)
@@ -52,7 +53,7 @@ class DatasetPrompts:
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def prompt(self, index: int, seed: int) -> Prompt:
-        """Each problem once, in an order of its own in every pass over them."""
+        """Each problem once per pass over them, in a different order in every pass."""
         training = self._training
         round_, place = divmod(index, len(training))
         return self._numbered(training[self._order(seed, round_)[place]], index)
@@ -106,7 +107,7 @@ class DatasetPrompts:
 
     @cached_property
     def _split(self) -> tuple[list[Prompt], list[Prompt]]:
-        """Held-out and training prompts. Which is which depends on the problems only, so that no run trains on another's."""
+        """Held-out and training prompts. The split depends only on the problems, so no run trains on another's held-out ones."""
         loaded = self.train.load()
         scored = {problem.key for problem in self._scored}
         unscored = [problem for problem in loaded.problems if problem.key not in scored]

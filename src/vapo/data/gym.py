@@ -1,4 +1,4 @@
-"""reasoning-gym's generated problems, as many as one likes. `vapo.verifiers.judges.reasoning_gym` scores answers to them."""
+"""Prompts from reasoning-gym's problem generators. `vapo.verifiers.judges.reasoning_gym` scores the answers."""
 
 import base64
 import json
@@ -12,13 +12,13 @@ from vapo.data.templates import Template
 from vapo.types import Prompt
 from vapo.verifiers.judges import SIZE
 
-HELD_OUT = 10**6  # numbers set aside after the benchmark's
+HELD_OUT = 10**6  # problem numbers set aside after the benchmark's
 
 
 class GymPrompts:
-    """A `PromptSource` over one generator. Benchmark, held-out and training problems have numbers of their own.
+    """A `PromptSource` over one generator. Benchmark, held-out and training problems have separate ranges of numbers.
 
-    A problem depends on its number only, but for a few generators that iterate over sets: PYTHONHASHSEED=0 makes those repeatable.
+    A problem depends only on its number, except for a few generators that iterate over sets; PYTHONHASHSEED=0 fixes those.
     """
 
     def __init__(
@@ -26,13 +26,13 @@ class GymPrompts:
     ) -> None:
         """
         Args:
-            tokenizer: of the policy.
-            name: of the generator, such as `basic_arithmetic`.
-            settings: its options; `{}` for the library's.
+            tokenizer: the policy's tokenizer.
+            name: name of the generator, such as `basic_arithmetic`.
+            settings: options of the generator; `{}` for the library's defaults.
             template, chat: see `Template`.
-            problems: of the benchmark, >= 1.
+            problems: number of benchmark problems, >= 1.
         """
-        import reasoning_gym  # here: it takes seconds
+        import reasoning_gym  # imported here: it takes seconds
 
         if problems < 1:
             raise ValueError(f"data.source.problems is {problems}; set it to 1 or more problems of the benchmark")
@@ -65,6 +65,6 @@ class GymPrompts:
     def _make(self, index: int, number: int) -> Prompt:
         entry = self.dataset[number]
         text = self.template.apply(entry["question"])
-        whole = base64.b64encode(pickle.dumps(dict(entry))).decode()  # the judge scores against all of it
+        whole = base64.b64encode(pickle.dumps(dict(entry))).decode()  # the judge needs the whole entry
         reference = json.dumps({"answer": entry["answer"], "number": number, "entry": whole}, default=str)
         return Prompt(index, text, reference, self.template.encode([text])[0])

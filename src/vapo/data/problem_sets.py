@@ -1,4 +1,4 @@
-"""Problems with answers from a hub or a file, each once."""
+"""Reads problems with answers from the hub or a file, without duplicates."""
 
 import re
 from collections.abc import Iterator
@@ -11,25 +11,25 @@ FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "cs
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked, and the answer as the problem set has it."""
+    """A problem's text, and its answer as the problem set has it."""
 
     text: str
     answer: str
 
     @property
     def key(self) -> str:
-        """Equal for texts that differ in spacing, case or LaTeX's ways to write the same."""
+        """Equal for texts that differ only in spacing, case or equivalent LaTeX, to find duplicates."""
         text = re.sub(r"\\[dt]frac", r"\\frac", self.text)
         return re.sub(r"\\[()\[\],;:!]|[\s$]", "", text).lower()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The problems of a set, and what was left out."""
+    """The problems of a set, and counts of the rows left out."""
 
     problems: list[Problem]
     rows: int
-    conflicting: int  # rows with a text that came before, with another answer
+    conflicting: int  # rows that repeat an earlier text with another answer
 
     @property
     def duplicates(self) -> int:
@@ -38,25 +38,26 @@ class Loaded:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """Where problems are and how they are read. Rows with a text that came before are dropped; only the different ones are held
-    in memory, so a set may repeat itself a hundred times, as DAPO-Math-17k does."""
+    """Where problems are and how they are read. Rows that repeat an earlier text are dropped while reading, so a set may repeat
+    itself a hundred times, as DAPO-Math-17k does."""
 
-    name: str  # in metrics, records and messages
+    name: str  # name in metrics, records and messages
     path: str | None  # hub name `owner/name`, or a JSONL, JSON, Parquet or CSV file
-    problem: str  # column with the text, dots for nesting; of a list of chat messages the last user's is taken
+    problem: str  # column with the text, dots for nesting; in a list of chat messages, the last user message is used
     answer: str  # column with the answer, likewise
-    split: str = "train"  # of a hub's set
-    subset: str | None = None  # of a hub's set: its configuration, such as gsm8k's `main`
-    answer_after: str | None = None  # the answer is what follows the last such text in its column, as `####` in GSM8K
-    problem_between: tuple[str, str] | None = None  # the problem is what stands between the first and the last such text
+    split: str = "train"  # split of a set from the hub
+    subset: str | None = None  # configuration of a set from the hub, such as gsm8k's `main`
+    answer_after: str | None = None  # the answer follows the last occurrence of this text, such as `####` in GSM8K
+    problem_between: tuple[str, str] | None = None  # the problem is between the first of the one and the last of the other
 
     def load(self) -> Loaded:
-        """
+        """Reads all rows and drops duplicates.
+
         Raises:
-            FileNotFoundError, ValueError: what is wrong with path or columns, and what to set.
+            FileNotFoundError, ValueError: path or columns are wrong; the message says what to set.
         """
         different: dict[str, Problem] = {}
-        read: dict[str, str] = {}  # of a text, its key: one of DAPO's is read a hundred times
+        read: dict[str, str] = {}  # keys by text: each text of DAPO's set is read a hundred times
         rows = conflicting = 0
         for row in self._rows():
             rows += 1
@@ -70,7 +71,7 @@ class ProblemSet:
         return Loaded(list(different.values()), rows, conflicting)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        import datasets  # here: it takes a second, and the mini scale needs none
+        import datasets  # imported here: it takes a second, and the mini scale does not need it
 
         if self.path is None:
             raise ValueError(f"{self.name}: no path to its problems; set data.path and data.benchmark_path to files or hub names")
@@ -79,7 +80,7 @@ class ProblemSet:
             if not path.is_file():
                 raise FileNotFoundError(f"{self.name}: no file {self.path}; set its path to an existing one, or to a hub name")
             if path.stat().st_size == 0:
-                return iter(())  # the library stumbles over it
+                return iter(())  # the library fails on it
             return self._read(datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", streaming=True))
         if path.exists() or self.path.count("/") > 1:
             raise ValueError(f"{self.name}: cannot read {self.path}; set its path to a {', '.join(FORMATS)} file or a hub name")
@@ -93,7 +94,7 @@ class ProblemSet:
         return self._read(table)
 
     def _read(self, table: Any) -> Iterator[dict[str, Any]]:
-        """The rows, with the two columns that are needed, a batch at a time: ten times as fast as one by one."""
+        """Yields the rows with the two columns needed, read in batches: ten times as fast as one by one."""
         columns = list(dict.fromkeys(column.split(".")[0] for column in (self.problem, self.answer)))
         for batch in table.with_format("arrow").iter(batch_size=1000):
             missing = [column for column in columns if column not in batch.column_names]
@@ -107,7 +108,9 @@ class ProblemSet:
         if isinstance(text, list):
             text = next((message["content"] for message in reversed(text) if message["role"] == "user"), None)
         if not isinstance(text, str):
-            raise ValueError(f"{self.name}: column {self.problem} holds {text!r:.80}, no text and no chat; set another column")
+            raise ValueError(
+                f"{self.name}: column {self.problem} holds {text!r:.80}, neither a text nor a chat; set another column"
+            )
         if self.problem_between is not None:
             first, last = self.problem_between
             match = re.search(f"{re.escape(first)}(.*){re.escape(last)}", text, re.DOTALL)

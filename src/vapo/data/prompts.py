@@ -1,4 +1,4 @@
-"""Where prompts come from."""
+"""Sources of prompts: the interface, and running sums."""
 
 from typing import Protocol
 
@@ -15,34 +15,36 @@ class PromptSource(Protocol):
     benchmark_name: str
 
     def prompt(self, index: int, seed: int) -> Prompt:
-        """The `index`-th training prompt of the stream `seed`: the same whenever it is asked for."""
+        """The `index`-th training prompt of the stream `seed`, always the same."""
 
     def held_out(self, index: int, seed: int) -> Prompt:
-        """A prompt that is never a training prompt, to watch the critic on; of a finite set they repeat."""
+        """A prompt that is never trained on, to evaluate the critic; prompts of a finite set repeat."""
 
     def benchmark(self) -> list[Prompt]:
         """The evaluation problems, none of which is ever a training prompt."""
 
     def describe(self) -> dict[str, str | int]:
-        """What decides the prompts, for records and keys."""
+        """The settings that determine the prompts, for records and keys."""
 
 
 class SumsPrompts:
-    """Running sums (`vapo.data.sums`) and MiniAIME."""
+    """A `PromptSource` of running sums (`vapo.data.sums`), with MiniAIME as the benchmark."""
 
     benchmark_name = "mini_aime"
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, min_operands: int, max_operands: int) -> None:
         """
         Args:
-            tokenizer: of the policy.
+            tokenizer: the policy's tokenizer.
             template: text with `{problem}` in it.
-            min_operands, max_operands: range of difficulty of training problems, 2 or more.
+            min_operands, max_operands: difficulty range of training problems, 2 or more.
         """
         if "{problem}" not in template:
             raise ValueError(f"data template is {template!r}; set data.source.template to a text that contains {{problem}}")
         if not 2 <= min_operands <= max_operands:
-            raise ValueError(f"data operands range from {min_operands} to {max_operands}; set 2 <= min_operands <= max_operands")
+            raise ValueError(
+                f"data operands range from {min_operands} to {max_operands}; set 2 <= min_operands <= max_operands in data.source"
+            )
         self.tokenizer, self.template = tokenizer, template
         self.min_operands, self.max_operands = min_operands, max_operands
 
@@ -56,7 +58,7 @@ class SumsPrompts:
         return [self._make(index, problem) for index, problem in enumerate(mini_aime(self.min_operands, self.max_operands))]
 
     def trace(self, prompt: Prompt, response: str) -> list[Step]:
-        """The truth of each step of a response, which only a generated task knows."""
+        """Ground truth of each step of a response, which only a generated task has."""
         before, after = self.template.split("{problem}")
         return trace(prompt.text[len(before) : len(prompt.text) - len(after)], response)
 

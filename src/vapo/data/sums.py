@@ -13,17 +13,17 @@ MINI_AIME_SIZE = 30
 def make_problem(rng: random.Random, operands: int) -> str:
     """A problem with `operands` numbers: the first 0 to 9, the others 1 to 9 and from large to small.
 
-    So the hard steps come first, and a long routine separates what decides about the answer from the reward for it.
+    So the hard steps come first, and a long routine separates the decisive steps from the reward.
     """
     if operands < 2:
-        raise ValueError(f"a running sum needs at least 2 operands, not {operands}; set data.min_operands to 2 or more")
+        raise ValueError(f"a running sum needs at least 2 operands, not {operands}; set data.source.min_operands to 2 or more")
     digits = sorted((rng.randint(1, 9) for _ in range(operands - 1)), reverse=True)
     return str(rng.randrange(MODULUS)) + "".join(f"{rng.choice('+-')}{digit}" for digit in digits)
 
 
 @cache
 def mini_aime(min_operands: int, max_operands: int) -> tuple[str, ...]:
-    """The 30 held-out problems: always the same, of the harder half of the range of difficulty."""
+    """The 30 held-out problems: always the same, from the harder half of the difficulty range."""
     rng = random.Random(MINI_AIME_SEED)
     harder = (min_operands + max_operands + 1) // 2
     problems: dict[str, None] = {}
@@ -34,17 +34,17 @@ def mini_aime(min_operands: int, max_operands: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class NoisySolver:
-    """Writes solutions as the pretraining corpus has them: guesses, and steps with slips and repairs.
+    """Writes the solutions of the pretraining corpus: guesses, and steps with slips and repairs.
 
-    Only steps that cross ten (a carry or a borrow) with an operand of `hard_operand` or more are hard. A slip writes `?` for the
-    result and goes on from the total before it, which is never right; a repair adds the true result. So an error can be seen, as
-    hesitations in real chains of thought can, and the choice between leaving and repairing it is a token of its own. The rates
-    are below 0.7, or top-p 0.7 sampling would make the choices for the policy.
+    Only steps that cross ten (a carry or a borrow) with an operand of `hard_operand` or more are hard. A slip writes `?` as the
+    result and continues from the total before it, which is never right; a repair adds the true result. So an error is visible, as
+    hesitation in real chains of thought is, and the choice between leaving and repairing it is a separate token. The rates are
+    below 0.7, because otherwise top-p 0.7 sampling would make the choices for the policy.
     """
 
-    direct_share: float = 0.4  # of solutions that only guess
-    slip_rate: float = 0.6  # of hard steps
-    repair_rate: float = 0.35  # of slips
+    direct_share: float = 0.4  # share of solutions that only guess
+    slip_rate: float = 0.6  # share of hard steps with a slip
+    repair_rate: float = 0.35  # share of slips that are repaired
     hard_operand: int = 8  # smallest operand that can make a step hard
     hard_operators: str = "+-"  # operators that can make a step hard
 

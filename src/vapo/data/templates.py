@@ -1,4 +1,4 @@
-"""From a problem to what the model reads: template, chat markup, token ids."""
+"""Turns problems into prompts: template, chat format, token ids."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ PLACE = "{problem}"
 
 
 class Template:
-    """Puts a problem into a text, and that into the tokenizer's chat format if wanted."""
+    """Inserts a problem into a text, and optionally the text into the tokenizer's chat format."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, file: str, chat: bool) -> None:
         """
         Args:
-            tokenizer: of the policy.
+            tokenizer: the policy's tokenizer.
             file: a text file with `{problem}` in it once; its last newline is not part of the template.
             chat: True for one user turn in the tokenizer's chat format, False for the bare text.
         """
@@ -30,7 +30,7 @@ class Template:
         self.tokenizer, self.chat = tokenizer, chat
 
     def apply(self, problem: str) -> str:
-        """The text that the model reads."""
+        """The text of the prompt."""
         text = self.text.replace(PLACE, problem)
         if not self.chat:
             return text
@@ -38,7 +38,7 @@ class Template:
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def encode(self, texts: list[str]) -> list[tuple[int, ...]]:
-        """Token ids of such texts. They begin with exactly one BOS if the tokenizer puts one before a text, and have no EOS."""
+        """Token ids of prompts. They begin with exactly one BOS if the tokenizer adds one, and have no EOS."""
         tokenizer = self.tokenizer
         bos = tokenizer.bos_token_id
         wanted = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]

@@ -1,5 +1,5 @@
-"""Several processes that train one policy. Every rank holds the whole batch of a step; generation, forward and backward passes are
-divided among them. So every mean, every minibatch and every random choice is the same on any number of ranks."""
+"""Collectives and division of work among ranks. Every rank holds the whole batch of a step; generation, forward and backward passes
+are divided among them. So every mean, every minibatch and every random choice is the same on any number of ranks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +22,10 @@ def world_size() -> int:
 
 
 def share(size: int, ranks_per_engine: int = 1) -> slice:
-    """This rank's contiguous part of `size` things; parts differ by at most one and follow each other in the order of ranks.
+    """This rank's contiguous part of `size` items; part sizes differ by at most one, and parts are in rank order.
 
     Args:
-        ranks_per_engine: neighbours that do the same part; divides the number of ranks.
+        ranks_per_engine: neighboring ranks that do the same part; divides the number of ranks.
     """
     part, parts = rank() // ranks_per_engine, world_size() // ranks_per_engine
     return slice(size * part // parts, size * (part + 1) // parts)
@@ -50,7 +50,7 @@ def gather_lists(part: list[T]) -> list[T]:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """Around work without collectives: an error on one rank is raised on all of them, or the others would wait for it for ever."""
+    """Wraps work without collectives: if one rank fails, every rank raises, instead of deadlocking."""
     error: Exception | None = None
     try:
         yield
@@ -64,6 +64,6 @@ def raise_on_all_ranks() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Waits until every rank gets here."""
     if dist.is_initialized():
         dist.barrier()

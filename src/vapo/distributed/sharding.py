@@ -1,7 +1,7 @@
-"""All that is FSDP2: where parameters are cut, in which precision they compute, how they are read and gathered.
+"""Sharding with FSDP2: where parameters are split, in which precision they compute, how they are loaded and gathered.
 
-A network is built without memory, cut layer by layer, and then filled: each rank reads its own slices of the safetensors files, so
-no rank ever holds a whole network.
+A network is built on the meta device, sharded layer by layer, and then filled: each rank reads its own slices of the safetensors
+files, so no rank ever holds a whole network.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,21 +25,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Sharding:
-    """How networks are spread over ranks. Weights, gradients and optimizer states stay in the dtype they were built in, float32."""
+    """How networks are sharded over ranks. Weights, gradients and optimizer states keep the dtype they were built in, float32."""
 
-    compute_dtype: str = "bfloat16"  # of forward and backward passes; gradients are summed over ranks in float32
-    shard_ranks: int | None = None  # ranks that one copy of a network is cut over, such as those of a node; None for all ranks
-    cpu_offload: bool = False  # weights, gradients and optimizer states rest in the memory of the CPU
-    defer_gradient_sync: bool = (
-        False  # sum gradients once per minibatch, not per micro-batch: less traffic, but each rank holds whole gradients
-    )
+    compute_dtype: str = "bfloat16"  # dtype of forward and backward passes; gradients are summed over ranks in float32
+    shard_ranks: int | None = None  # ranks that share one copy of a network, such as those of a node; None for all ranks
+    cpu_offload: bool = False  # keep weights, gradients and optimizer states in CPU memory
+    defer_gradient_sync: bool = False  # sum gradients once per minibatch: less traffic, but each rank holds whole gradients
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"module.sharding.compute_dtype is {self.compute_dtype!r}; set it to float32 or bfloat16")
 
     def mesh(self, device_type: str, ranks: int) -> DeviceMesh:
-        """All ranks in one row, or rows of `shard_ranks` that hold copies of each other (hybrid sharding)."""
+        """The device mesh: all ranks share one copy, or each group of `shard_ranks` ranks has its own copy (hybrid sharding)."""
         shard_ranks = self.shard_ranks or ranks
         if ranks % shard_ranks != 0:
             raise ValueError(
@@ -50,7 +48,7 @@ class Sharding:
         return init_device_mesh(device_type, (ranks // shard_ranks, shard_ranks), mesh_dim_names=("replicate", "shard"))
 
     def shard(self, network: nn.Module, mesh: DeviceMesh) -> None:
-        """Cuts each layer, then what is left, and a float32 `head` apart from the rest."""
+        """Shards each layer, a float32 `head` separately, and then the remaining parameters."""
         policy = MixedPrecisionPolicy(param_dtype=getattr(torch, self.compute_dtype), reduce_dtype=torch.float32)
         offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if self.cpu_offload else OffloadPolicy()
         for layer in layers_of(network):
@@ -60,14 +58,14 @@ class Sharding:
         fully_shard(network, mesh=mesh, mp_policy=policy, offload_policy=offload)
 
     def build(self, outline: Callable[[], Network], mesh: DeviceMesh) -> Network:
-        """The network that `outline` makes on the meta device: cut, and with memory for this rank's part, not yet filled."""
+        """Shards the network that `outline` makes on the meta device, and allocates this rank's part without filling it."""
         network = outline()
         self.shard(network, mesh)
         names: dict[int, list[str]] = {}
         for name, parameter in network.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)
         network.to_empty(device="cpu" if self.cpu_offload else mesh.device_type)
-        for first, *others in names.values():  # a tied head is the embedding again, not memory of its own
+        for first, *others in names.values():  # a tied head shares the embedding's memory
             for name in others:
                 owner, _, leaf = name.rpartition(".")
                 setattr(network.get_submodule(owner), leaf, network.get_parameter(first))
@@ -75,7 +73,7 @@ class Sharding:
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:
-    """The transformer's layers: those that Hugging Face says must not be split."""
+    """The transformer's layers: the modules that Hugging Face lists in `_no_split_modules`."""
     names = {name for module in network.modules() if isinstance(module, PreTrainedModel) for name in module._no_split_modules or ()}
     layers = [module for module in network.modules() if type(module).__name__ in names]
     if not layers:
@@ -90,7 +88,7 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def read_safetensors(model: PreTrainedModel, path: str) -> None:
-    """Fills a model that `Sharding.build` made with this rank's slices of the files. Adapters, which no file has, start as PEFT's.
+    """Loads this rank's slices of the files into a model from `Sharding.build`. Adapters are in no file: they start as PEFT's do.
 
     Args:
         path: folder or hub name of a model in safetensors format.
@@ -119,7 +117,7 @@ def read_safetensors(model: PreTrainedModel, path: str) -> None:
 
 
 def read_entries(path: str, prefix: str) -> dict[str, Tensor]:
-    """The tensors of a model's files whose names start with `prefix`, whole."""
+    """Loads the tensors whose names start with `prefix` from a model's files, whole."""
     reader = HuggingFaceStorageReader(str(local_folder(path)))
     entries = reader.read_metadata().state_dict_metadata
     found = {key: torch.empty(entry.size) for key, entry in entries.items() if key.startswith(prefix)}  # type: ignore[union-attr]
@@ -128,7 +126,7 @@ def read_entries(path: str, prefix: str) -> dict[str, Tensor]:
 
 
 def local_folder(path: str) -> Path:
-    """The folder with a model's files; those of a hub name are fetched if they are not there yet."""
+    """The folder with a model's files; a model given by hub name is downloaded if it is not cached yet."""
     if Path(path).is_dir():
         return Path(path)
     from huggingface_hub import snapshot_download
@@ -145,7 +143,7 @@ def fill(parameter: Tensor, whole: Tensor) -> None:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network computes; its parameters may rest elsewhere."""
+    """The device a network computes on; its parameters may be kept elsewhere."""
     parameter = next(network.parameters())
     return torch.device(parameter.device_mesh.device_type) if isinstance(parameter, DTensor) else parameter.device
 
@@ -154,7 +152,7 @@ def full(tensor: Tensor) -> Tensor:
     """The whole tensor on this rank; a collective if it is sharded."""
     if not isinstance(tensor, DTensor):
         return tensor
-    there = tensor.to(tensor.device_mesh.device_type)  # one that rests on the CPU cannot be gathered there
+    there = tensor.to(tensor.device_mesh.device_type)  # an offloaded one cannot be gathered on the CPU
     return cast(DTensor, there).full_tensor()
 
 
@@ -165,13 +163,13 @@ def checksum(tensor: Tensor) -> int:
 
 
 def checksums(entries: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
-    """The `checksum` of each whole tensor, from its parts: nothing is gathered but the sums."""
+    """The `checksum` of each whole tensor, from its parts: only the sums are communicated."""
     sums = {name: checksum(_counted_part(tensor)) for name, tensor in entries}
     return dict(zip(sums, sum_over_ranks(torch.tensor(list(sums.values()))).tolist(), strict=True))
 
 
 def _counted_part(tensor: Tensor) -> Tensor:
-    """What this rank counts of a tensor, so that every element is counted once over all ranks."""
+    """The part of a tensor that this rank counts, so that every element is counted once over all ranks."""
     if not isinstance(tensor, DTensor):
         return tensor if rank() == 0 else tensor.flatten()[:0]
     place = tensor.device_mesh.get_coordinate()

@@ -1,4 +1,4 @@
-"""Lightning's strategies for several ranks, as this project needs them: collectives on CPU and GPU, exact sharded checkpoints."""
+"""DDP and FSDP2 strategies for Lightning, with collectives on CPU and GPU and exact sharded checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -23,7 +23,7 @@ from vapo.distributed.ranks import raise_on_all_ranks, share
 
 
 def backend(device: torch.device) -> str:
-    """Batches are summed and gathered on the CPU, networks where they are."""
+    """Process group backends: batches communicate on the CPU, networks on their device."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
@@ -31,7 +31,7 @@ class DDP(DDPStrategy):
     """Each rank holds whole networks (`trainer=ddp`)."""
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
-        # actor and critic have backward passes of their own, in which the other's parameters are unused
+        # actor and critic have separate backward passes, in which the other's parameters are unused
         super().__init__(find_unused_parameters=True, timeout=timedelta(minutes=timeout_minutes))
 
     def _get_process_group_backend(self) -> str:
@@ -39,18 +39,19 @@ class DDP(DDPStrategy):
 
 
 class FSDP2(ModelParallelStrategy):
-    """Each rank holds a part of each network (`trainer=fsdp`): `configure_model` cuts them, this class names ranks and saves."""
+    """Each rank holds a part of each network (`trainer=fsdp`). `configure_model` shards them; this class sets up process groups and
+    handles checkpoints."""
 
     def __init__(self, timeout_minutes: float = 30.0, asynchronous_checkpoints: bool = False) -> None:
         """
         Args:
-            timeout_minutes: a collective that takes longer ends the run: another rank is gone.
-            asynchronous_checkpoints: training goes on while a checkpoint is written; costs a copy of the state in CPU memory.
+            timeout_minutes: timeout of collectives; it ends the run, because another rank is gone.
+            asynchronous_checkpoints: training continues while a checkpoint is written; costs a copy of the state in CPU memory.
         """
         super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timedelta(minutes=timeout_minutes))
         self.asynchronous_checkpoints = asynchronous_checkpoints
         self._writing: Future[Any] | None = None
-        self._writers: dist.ProcessGroup | None = None  # a group of their own: collectives of two threads must not mix
+        self._writers: dist.ProcessGroup | None = None  # a separate group: collectives of two threads must not mix
 
     def _get_process_group_backend(self) -> str:
         return backend(self.root_device)
@@ -62,7 +63,7 @@ class FSDP2(ModelParallelStrategy):
     def model_to_device(self) -> None:
         assert self.model is not None
         if any(isinstance(p, DTensor) and p.device.type != p.device_mesh.device_type for p in self.model.parameters()):
-            for buffer in self.model.buffers():  # parameters rest on the CPU (module.sharding.cpu_offload) and must stay there
+            for buffer in self.model.buffers():  # parameters are kept on the CPU (module.sharding.cpu_offload) and must stay there
                 buffer.data = buffer.data.to(self.root_device)
         else:
             super().model_to_device()
@@ -72,10 +73,10 @@ class FSDP2(ModelParallelStrategy):
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return optimizer.state_dict()  # not torch's get_optimizer_state_dict: it would make a step to fill an empty one
+        return optimizer.state_dict()  # not torch's get_optimizer_state_dict: it would take a step to fill an empty one
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Tensors in torch's distributed format, each rank its own, and the rest beside them."""
+        """Writes tensors in torch's distributed format, each rank its own, and everything else to `rest.pt` next to them."""
         self.finish_saving()
         path = Path(filepath)
         optimizers = checkpoint["optimizer_states"]
@@ -106,7 +107,7 @@ class FSDP2(ModelParallelStrategy):
                 writing.result()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Fills networks and optimizers in place, on any number of ranks, and returns the rest."""
+        """Loads networks and optimizers in place, on any number of ranks, and returns everything else."""
         assert self.lightning_module is not None
         path = Path(checkpoint_path)
         with raise_on_all_ranks():
@@ -122,12 +123,12 @@ class FSDP2(ModelParallelStrategy):
         return rest
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Nothing: `load_checkpoint` has done it."""
+        """Does nothing: `load_checkpoint` has loaded it."""
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What torch raises when a rank cannot write is no Exception, and holds every rank's traceback."""
+    """Turns torch's CheckpointException (a BaseException that carries every rank's traceback) into an OSError."""
     try:
         yield
     except CheckpointException as error:
@@ -135,7 +136,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _memory_for(name: str, optimizer: Optimizer, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Tensors that the saved state of an optimizer fits into: those as large as a parameter are cut as it is."""
+    """Zero tensors to load an optimizer's state into; those shaped like a parameter are sharded like it."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[str, dict[str, Tensor]] = {}
     for key, entry in FileSystemReader(path).read_metadata().state_dict_metadata.items():

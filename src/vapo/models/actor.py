@@ -1,4 +1,4 @@
-"""The policy: a Hugging Face causal LM behind a forward that returns what training needs, log-probabilities and entropies."""
+"""The actor (policy): a Hugging Face causal LM whose forward returns log-probabilities and entropies of response tokens."""
 
 from functools import partial
 
@@ -20,13 +20,13 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 class Actor(nn.Module):
-    """Everything goes through `forward`, so that a sharding wrapper around the module sees every use of its parameters."""
+    """The policy network. All uses go through `forward`, so that a sharding wrapper sees every use of the parameters."""
 
     def __init__(self, language_model: PreTrainedModel, logits_chunk_tokens: int = 4096) -> None:
         """
         Args:
             language_model: a causal LM with `base_model` and output embeddings.
-            logits_chunk_tokens: tokens whose logits exist at once, >= 1; bounds memory, changes no number.
+            logits_chunk_tokens: tokens whose logits are in memory at once, >= 1; affects memory only.
         """
         super().__init__()
         self.language_model = language_model
@@ -41,10 +41,11 @@ class Actor(nn.Module):
         mesh: DeviceMesh | None = None,
         sharding: Sharding | None = None,
     ) -> "Actor":
-        """
+        """Loads an actor, whole or sharded.
+
         Args:
             path: folder or hub name of a causal LM.
-            mesh, sharding: ranks that hold a part each, and how; no mesh for the whole model.
+            mesh, sharding: the ranks to shard over, and how; without a mesh the model is loaded whole.
         """
         check_model_path(path, "model.path")
         loading = loading or LoadOptions()
@@ -57,15 +58,15 @@ class Actor(nn.Module):
 
     @property
     def eos_token_ids(self) -> list[int]:
-        """Tokens that end a response, of the model's generation config; empty if it names none."""
+        """Tokens that end a response, from the model's generation config; empty if it has none."""
         eos = getattr(self.language_model.generation_config, "eos_token_id", None)
         return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
     def forward(self, micro: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """
+        """Evaluates the policy at the response tokens of a micro-batch.
+
         Returns:
-            logprob_R of the response tokens at `temperature`, with gradient, and entropy_R in nats of the distributions they
-            were drawn from, without.
+            logprob_R of the tokens at `temperature`, with gradient, and entropy_R of their distributions in nats, without gradient.
         """
         hidden_BLD = self.language_model.base_model(input_ids=micro.token_BL, use_cache=False).last_hidden_state
         head = self.language_model.get_output_embeddings()

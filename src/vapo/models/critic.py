@@ -1,4 +1,4 @@
-"""The critic: a backbone of its own and a scalar head (vapo.md A14, A25)."""
+"""The critic: a separate backbone with a scalar head (vapo.md A14, A25)."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ HEAD_INITS = ("reward_model", "zero", "normal")
 
 
 class Critic(nn.Module):
-    """Values of states, in units of reward. The backbone may be bfloat16; the head is always float32."""
+    """Predicts values of states, in units of reward. The backbone may be bfloat16; the head is always float32."""
 
     def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
@@ -38,13 +38,14 @@ class Critic(nn.Module):
         mesh: DeviceMesh | None = None,
         sharding: Sharding | None = None,
     ) -> "Critic":
-        """
+        """Loads a critic, whole or sharded.
+
         Args:
-            path: `head_init=reward_model`: a reward model with one score, in sequence- or token-classification format. Otherwise
-                a language model, whose backbone is taken.
+            path: with `head_init=reward_model`, a reward model with one score, in sequence- or token-classification format;
+                otherwise a language model, whose backbone is used.
             head_init: `reward_model` keeps the reward model's head; `zero` starts at V = 0 everywhere; `normal` draws weights
                 of standard deviation 1 / (d + 1), d the hidden size.
-            mesh, sharding: ranks that hold a part each, and how; no mesh for the whole critic.
+            mesh, sharding: the ranks to shard over, and how; without a mesh the critic is loaded whole.
         """
         loading = loading or LoadOptions()
         if head_init not in HEAD_INITS:
@@ -72,13 +73,14 @@ class Critic(nn.Module):
         return cls(backbone, nn.Linear(backbone.config.hidden_size, 1, device="meta"))
 
     def forward(self, micro: MicroBatch) -> Tensor:
-        """
+        """Evaluates the critic at the response tokens of a micro-batch.
+
         Returns:
-            value_R of the state before each response token: what the prompt and the tokens so far are worth.
+            value_R of the state before each token, which is the prompt and the tokens so far.
         """
         hidden_BLD = self.backbone(input_ids=micro.token_BL, use_cache=False).last_hidden_state
         with torch.autocast(hidden_BLD.device.type, enabled=False):
-            return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0].clone()  # FSDP2 may not return a view
+            return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0].clone()  # FSDP2 must not return a view
 
 
 def _new_head(head_init: str, width: int) -> nn.Linear:
@@ -86,7 +88,7 @@ def _new_head(head_init: str, width: int) -> nn.Linear:
 
 
 def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A float32 head with these weights; no bias is bias 0, which trains too."""
+    """A float32 head with these weights; without a bias it starts at 0, and trains too."""
     head = nn.Linear(weight.shape[1], 1)
     with torch.no_grad():
         head.weight.copy_(weight)

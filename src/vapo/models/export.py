@@ -1,4 +1,4 @@
-"""Actor and critic as plain Hugging Face folders, whatever they are made of while they train."""
+"""Exports actor and critic as plain Hugging Face folders: sharded tensors gathered, adapters merged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +12,15 @@ from vapo.distributed.sharding import full
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 
-ADAPTER = "lora_"  # in names of PEFT's weights
+ADAPTER = "lora_"  # part of the names of PEFT's weights
 
 
 def merged_weights(model: nn.Module, gather: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """One entry of the state dict after another, under the names they have without adapters; adapters are added to the weights they
-    stand beside. Entries of the state dict and not parameters: a tied output head is an entry of its own.
+    """Yields the entries of the state dict one by one, under their names without adapters, with adapters merged into the weights.
+    These are entries of the state dict, not parameters: a tied output head is a separate entry.
 
     Args:
-        gather: sharded tensors are given whole, one at a time: all ranks must iterate. False gives them as they are.
+        gather: True yields sharded tensors whole, one at a time: all ranks must iterate. False yields them as they are.
     """
     layers = dict(model.named_modules())
     for name, weight in model.state_dict().items():
@@ -34,7 +34,7 @@ def merged_weights(model: nn.Module, gather: bool = True) -> Iterator[tuple[str,
 
 
 def export_actor(actor: Actor, folder: Path) -> None:
-    """A causal LM in safetensors with its generation config."""
+    """Writes the actor as a causal LM in safetensors, with its generation config."""
     model = actor.language_model
     state = _on_first_rank(merged_weights(model))
     if rank() == 0:
@@ -42,8 +42,8 @@ def export_actor(actor: Actor, folder: Path) -> None:
 
 
 def export_critic(critic: Critic, folder: Path) -> None:
-    """A token classifier with one label: its score at a token is the value of the state after that token. `Critic.from_pretrained`
-    reads it back with `head_init=reward_model`, bias included."""
+    """Writes the critic as a token classifier with one label, whose score at a token is the value of the state after that token.
+    `Critic.from_pretrained` reads it back with `head_init=reward_model`, bias included."""
     config = type(critic.backbone.config).from_dict(critic.backbone.config.to_dict() | {"classifier_dropout": 0.0})
     config.num_labels = 1
     prefix = critic.backbone.base_model_prefix
@@ -56,5 +56,5 @@ def export_critic(critic: Critic, folder: Path) -> None:
 
 
 def _on_first_rank(entries: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """All entries on rank 0, in the memory of its CPU; the others only help to gather them."""
+    """All entries in CPU memory on rank 0; the other ranks only help to gather them."""
     return {name: tensor.cpu() for name, tensor in entries if rank() == 0}

@@ -1,4 +1,4 @@
-"""How Hugging Face models are loaded: precision of weights, attention, activation checkpointing, LoRA."""
+"""Loads Hugging Face models: weight precision, attention, activation checkpointing, LoRA."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def check_model_path(path: str, setting: str) -> None:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters beside frozen weights (arXiv 2106.09685), by PEFT."""
+    """Low-rank adapters on frozen weights (arXiv 2106.09685), with PEFT."""
 
     rank: int | None = None  # None trains all weights
     alpha: float = 32.0  # adapters are scaled by alpha / rank
@@ -38,7 +38,7 @@ class LoRA:
             raise ValueError(f"{self}: set model.lora.rank to 1 or more (null: no adapters), alpha above 0, dropout in [0, 1)")
 
     def inject(self, model: PreTrainedModel) -> None:
-        """Puts adapters into `model`, which starts as it was, and freezes everything else."""
+        """Adds adapters to `model`, which do not change its outputs at first, and freezes everything else."""
         if self.rank is None:
             return
         from peft import LoraConfig, inject_adapter_in_model
@@ -52,9 +52,9 @@ class LoRA:
 class LoadOptions:
     """Options of `from_pretrained` that actor and critic share."""
 
-    dtype: str = "float32"  # of weights; float32 keeps AdamW's small steps
+    dtype: str = "float32"  # dtype of the weights; float32 does not round AdamW's small steps away
     attention: str = "sdpa"  # eager, sdpa or flash_attention_2
-    activation_checkpointing: bool = False  # activations are computed again in the backward pass: memory only
+    activation_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
     trust_remote_code: bool = False  # runs code that comes with the model
     lora: LoRA = LoRA()
 
@@ -71,7 +71,7 @@ class LoadOptions:
         config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
         with torch.device("meta"):
             model = auto_class.from_config(config, **self._options())
-        with suppress(OSError):  # not every model has one; it may name other EOS tokens than config.json
+        with suppress(OSError):  # not every model has one; its EOS tokens may differ from config.json
             model.generation_config = GenerationConfig.from_pretrained(path)
         with torch.device("meta"):
             return self._finish(model)

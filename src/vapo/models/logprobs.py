@@ -1,4 +1,4 @@
-"""Log-probabilities from hidden states, a chunk of tokens at a time: the (tokens, vocabulary) logits never exist as a whole."""
+"""Log-probabilities from hidden states, a chunk of tokens at a time: the full (tokens, vocabulary) logits never exist."""
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ def chunked_logprobs(
         hidden_RD: last hidden state at the position before each token.
         head: the output embedding, hidden -> logits.
         token_R: the tokens.
-        temperature: > 0, the sampler's, so that ratios compare like with like (vapo.md A8).
-        chunk_tokens: tokens per chunk, >= 1; with more than one chunk, logits are computed again in the backward pass.
+        temperature: > 0, the sampler's, so that ratios compare like with like (vapo.md A22).
+        chunk_tokens: tokens per chunk, >= 1; with more than one chunk, logits are recomputed in the backward pass.
 
     Returns:
         logprob_R with gradient, entropy_R in nats without.

@@ -10,7 +10,7 @@ def warmup_constant(optimizer: Optimizer, warmup_steps: int) -> LambdaLR:
         lr_k = lr * min(1, (k + 1) / warmup_steps),    k = 0 the first RL step
 
     Args:
-        warmup_steps: RL steps until the full rate, >= 0; the `warmup_steps`-th is the first at it; 0 and 1 mean none.
+        warmup_steps: RL steps until the full rate, >= 0; the `warmup_steps`-th step is the first at it; 0 and 1 mean none.
     """
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps is {warmup_steps}; set it to 0 (none) or more RL steps")

@@ -1,4 +1,4 @@
-"""The same step with real tensors on real processes, so that a plan can be compared with what happened."""
+"""Checks plans: runs the same step with real tensors in real processes, and measures its memory."""
 
 import multiprocessing
 import os
@@ -17,14 +17,14 @@ from vapo.plan.step import StepMemory, fake_ranks, step_memory
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the rank that had most."""
+    """Memory of the rank that needed most."""
 
     tensors: StepMemory  # storages of real tensors, counted
-    process: int  # bytes that the process's resident memory grew by at its highest
+    process: int  # growth of the process's resident memory up to its peak, in bytes
 
 
 def small_model(folder: Path, hidden: int, layers: int, vocabulary: int, tied: bool) -> str:
-    """A folder with the dimensions of a Qwen2, heads of 64 that share keys and values in pairs; no weights."""
+    """Writes the config of a Qwen2 without weights, with heads of size 64 that share keys and values in pairs, into `folder`."""
     Qwen2Config(
         architectures=["Qwen2ForCausalLM"],
         vocab_size=vocabulary,
@@ -40,15 +40,15 @@ def small_model(folder: Path, hidden: int, layers: int, vocabulary: int, tied: b
 
 
 def predict(settings: DictConfig, longest: int, ranks: int) -> StepMemory:
-    """By a plan, with the optimizers that torch chooses on a CPU."""
+    """Memory that a plan predicts, with the optimizer implementation that torch chooses on a CPU."""
     with fake_ranks(ranks):
         return step_memory(settings, longest, fake=True)
 
 
 def measure(settings: DictConfig, longest: int, ranks: int) -> Measured:
-    """By running it in `ranks` processes that talk over gloo."""
+    """Memory that the step takes in `ranks` processes that communicate over gloo."""
     context = multiprocessing.get_context("spawn")
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # glibc then gives freed tensors back, and resident memory means something
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # glibc then returns freed tensors, so that resident memory is meaningful
     with tempfile.TemporaryDirectory() as folder, context.Pool(ranks) as pool:
         found = pool.starmap(_rank, [(settings, longest, rank, ranks, f"{folder}/store") for rank in range(ranks)], chunksize=1)
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
@@ -58,7 +58,7 @@ def measure(settings: DictConfig, longest: int, ranks: int) -> Measured:
 def _rank(settings: DictConfig, longest: int, rank: int, ranks: int, store: str) -> Measured:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
-    torch.ones(64, 64, requires_grad=True).matmul(torch.ones(64, 64)).sum().backward()  # libraries and threads are there
+    torch.ones(64, 64, requires_grad=True).matmul(torch.ones(64, 64)).sum().backward()  # starts libraries and threads
     dist.all_reduce(torch.ones(1))
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     tensors = step_memory(settings, longest, fake=False)

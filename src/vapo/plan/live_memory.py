@@ -1,4 +1,4 @@
-"""Bytes that tensors hold, counted as they are made and freed: real tensors, or fake ones that have a size but no memory."""
+"""Counts the bytes of live tensors as they are made and freed: real tensors, or fake ones that have a size but no memory."""
 
 import weakref
 from collections.abc import Iterator
@@ -16,21 +16,21 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the storages that every operation returns, until they are freed; what a kernel allocates inside is not seen.
+    """Counts the storages that every operation returns, until they are freed; memory that a kernel allocates inside is not seen.
 
     Why not torch's `FSDPMemTracker`: it follows one sharded network with its optimizer, and a step of ours has two.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0  # now
-        self.peak: dict[str, int] = {}  # bytes, of each phase
+        self.bytes = 0  # live now
+        self.peak: dict[str, int] = {}  # peak bytes of each phase
         self._phase = "start"
         self._sizes: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Peaks until the end of the block are this phase's; a phase that comes again keeps its highest."""
+        """Counts peaks inside the block for this phase; a phase that is entered again keeps its highest."""
         before, self._phase = self._phase, name
         self._note()
         try:
@@ -39,10 +39,10 @@ class LiveMemory(TorchDispatchMode):
             self._phase = before
 
     def __enter__(self) -> "LiveMemory":
-        self._fake = active_fake_mode() is not None  # in a real run the fake ones are DTensor's, which propagates shapes with them
+        self._fake = active_fake_mode() is not None  # in a real run, fake tensors are from DTensor's shape propagation
         self._resize = torch.UntypedStorage.resize_
 
-        def resize(storage: torch.UntypedStorage, size: int) -> Any:  # FSDP2 frees and brings back gathered layers with it
+        def resize(storage: torch.UntypedStorage, size: int) -> Any:  # FSDP2 uses it to free and reallocate gathered layers
             result = self._resize(storage, size)
             if storage._cdata in self._sizes:
                 self._count(storage)
@@ -58,7 +58,7 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # it comes again, as what it does to this rank's part
+            return NotImplemented  # it is dispatched again for this rank's part
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, Tensor) and tensor.device.type != "meta" and isinstance(tensor, FakeTensor) <= self._fake:
@@ -84,8 +84,8 @@ class LiveMemory(TorchDispatchMode):
 
 
 class FakeValues(TorchDispatchMode):
-    """Lets code that reads values run under a `FakeTensorMode`: what is computed from real tensors alone is real, such as counts of
-    a batch, and a fake number, such as a gradient's norm, is 1."""
+    """Lets code that reads values run under a `FakeTensorMode`: results of real tensors alone are real, such as counts of a batch,
+    and a number read from a fake tensor, such as a gradient norm, is 1."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
@@ -101,8 +101,7 @@ class FakeValues(TorchDispatchMode):
 
 @contextmanager
 def shapes_outside() -> Iterator[None]:
-    """DTensor works out the shapes of results on fake tensors of its own, as large as the whole: not in the modes around a fake
-    run, where they would count."""
+    """Runs DTensor's shape propagation outside the active modes: it uses fake tensors of full size, which would be counted."""
     original = ShardingPropagator.propagate_op_sharding_non_cached
 
     def propagate(self: ShardingPropagator, schema: Any) -> Any:

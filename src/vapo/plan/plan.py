@@ -1,4 +1,4 @@
-"""From a configuration and a cluster to a plan: memory per phase, whether it fits, what would help, and time."""
+"""Plans a run from a configuration and a cluster: memory per phase, whether it fits, remedies, and time."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from vapo.plan.sizes import (
 )
 from vapo.plan.step import StepMemory, fake_ranks, step_memory
 from vapo.plan.text import text
-from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, hand_over_seconds, update_seconds
+from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, sync_seconds, update_seconds
 from vapo.run.record import provenance
 from vapo.run.training import check_algorithm, quiet_libraries
 
@@ -51,7 +51,7 @@ def plan(config: DictConfig) -> dict[str, object]:
     seconds = step_seconds(config, model, memory, tried[-1].setting if tried else now)
     host = host_bytes_per_rank(config, instantiate(config.algorithm))
     if now.cpu_offload:
-        host["weights, gradients, optimizer (offloaded)"] = sum(memory.resting("actor_optimizer").values())
+        host["weights, gradients, optimizer (offloaded)"] = sum(memory.persistent("actor_optimizer").values())
     found: dict[str, object] = {
         "verdict": verdict,
         "remedies": [f"{remedy.name}: {remedy.gib:.1f} GiB" for remedy in tried],
@@ -73,11 +73,11 @@ def plan(config: DictConfig) -> dict[str, object]:
 
 
 def count(config: DictConfig, **module: object) -> StepMemory:
-    """The training step's memory per rank, on fake tensors; `module` changes settings of `config.module`."""
+    """The training step's memory per rank, on fake tensors; `module` overrides settings of `config.module`."""
     settings = config.module.copy()
     settings._set_parent(config)
     with open_dict(settings):
-        settings.sharding.cpu_offload = False  # counted where it is used; `gpu_table` moves what rests elsewhere
+        settings.sharding.cpu_offload = False  # counted as if on the GPU; `gpu_table` takes offloaded memory out
         for name, value in module.items():
             settings[name] = value
     with fake_ranks(config.cluster.gpus):
@@ -92,16 +92,16 @@ def rates(config: DictConfig) -> DictConfig:
 def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, setting: Setting) -> dict[str, dict[str, float]]:
     """Bytes on each GPU at the peak of every phase, by part, with their `total`."""
     weights, cache = engine_bytes(config, model, memory.parameters["actor"], setting)
-    stays = setting.kv_cache_mib is not None and not setting.sleeps  # the torch engine has a cache while it generates only
+    stays = setting.kv_cache_mib is not None and not setting.sleeps  # the torch engine has a cache only while it generates
     table = {}
     for phase in ("generate", *memory.peak):
-        resting = memory.resting(phase)
+        persistent = memory.persistent(phase)
         temporary = 0 if phase == "generate" else memory.temporary(phase)
         if setting.cpu_offload:
-            resting = dict.fromkeys(resting, 0)
-            temporary = 0 if phase.endswith("optimizer") else temporary  # it runs on the CPU
+            persistent = dict.fromkeys(persistent, 0)
+            temporary = 0 if phase.endswith("optimizer") else temporary  # the optimizer runs on the CPU
         row: dict[str, float] = {
-            **resting,
+            **persistent,
             "temporary": temporary * (1 + config.cluster.fragmentation),
             "engine weights": weights if phase == "generate" or not setting.sleeps else 0,
             "KV cache": cache if stays or phase == "generate" else 0,
@@ -113,7 +113,7 @@ def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, s
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change, on top of those before it, and the highest peak with it."""
+    """A change of settings on top of the earlier ones, and the highest peak with it."""
 
     name: str
     gib: float
@@ -123,7 +123,7 @@ class Remedy:
 def judge(
     config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, table: dict[str, dict[str, float]]
 ) -> tuple[str, list[Remedy]]:
-    """`fits` or `does not fit`, with its reason, and what would help."""
+    """`fits` or `does not fit`, with the reason, and the remedies."""
     limit = rates(config).memory_gib
     need, phase, part = peak_of(table)
     where = f"{need:.1f} GiB in {phase} of {limit:.1f} GiB per {config.cluster.gpu}"
@@ -143,13 +143,13 @@ def peak_of(table: dict[str, dict[str, float]]) -> tuple[float, str, str]:
 
 
 def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting, limit: float) -> Iterator[Remedy]:
-    """Remedies one after another until it fits. Those of the engine and offload are arithmetic; the others count the step again."""
+    """Yields remedies until the run fits. Remedies for the engine and offload are arithmetic; the others count the step again."""
 
     def tried(name: str, setting: Setting) -> Remedy:
         return Remedy(name, peak_of(gpu_table(config, model, memory, setting))[0], setting)
 
     def engine(tensor_parallel: int) -> Setting:
-        """vLLM in bfloat16 that sleeps, with as much cache as is left, but for one response at least and no more than for all."""
+        """vLLM in bfloat16 with sleep, and the remaining memory as cache: enough for one response, and not more than for all."""
         setting = Setting(now.cpu_offload, "bfloat16", tensor_parallel, 0, sleeps=True)
         spare = (limit - peak_of(gpu_table(config, model, memory, setting))[0]) * GIB
         wanted = min(int(spare), cache_bytes(config, model, setting, responses_at_once(config, setting)))
@@ -196,7 +196,7 @@ def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory
     at_once = min(responses_at_once(config, now), cache / kv / (cluster.prompt_tokens + mean / 2))
     seconds = {
         "generate": generate_seconds(machines, work, actor, BYTES[now.dtype], kv, at_once, now.tensor_parallel),
-        "hand over weights": hand_over_seconds(machines, actor, BYTES[config.model.dtype]),
+        "weight sync": sync_seconds(machines, actor, BYTES[config.model.dtype]),
     }
     for name, parameters in memory.parameters.items():
         seconds[f"annotate {name}"] = annotate_seconds(machines, work, model, parameters, compute)
@@ -208,7 +208,7 @@ def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory
 
 
 def run_hours(config: DictConfig, seconds: dict[str, float]) -> dict[str, float]:
-    """Of the whole run; while the critic is pretrained, generation and its own phases are all there is."""
+    """Hours of the whole run. A step of value pretraining has only generation and the critic's phases."""
     policy_steps, pretraining = config.module.policy_steps, config.algorithm.get("value_pretraining_steps", 0)
     step = sum(seconds.values())
     frozen = sum(time for name, time in seconds.items() if name in ("generate", "annotate critic", "update critic"))

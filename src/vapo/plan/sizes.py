@@ -1,4 +1,4 @@
-"""What a plan needs beside the training step: the machines, the model's dimensions, the engine, the batch in the CPU's memory."""
+"""Inputs of a plan in addition to the training step: cluster, model dimensions, rollout engine, batch in CPU memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from vapo.plan.live_memory import LiveMemory
 from vapo.plan.step import full_batch
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# of one response token in a `Rollout`: an int and a float of Python, and a pointer to each
+# bytes per response token in a `Rollout`: a Python int and float, and a pointer to each
 ROLLOUT_TOKEN_BYTES = 32 + 24 + 2 * 8
-# in a `Batch`: the token, and sampler's and actor's log-probability, value, advantage and target
+# bytes per response token in a `Batch`: the token, and sampler's and actor's log-probability, value, advantage and target
 BATCH_TOKEN_BYTES = 8 + 5 * 4
 
 
 def check_cluster(cluster: DictConfig) -> None:
-    """Raises if there are no such machines."""
+    """Raises ValueError if the GPU type is unknown or a number of GPUs is below 1."""
     if cluster.gpu not in cluster.gpu_types:
         raise ValueError(
             f"cluster.gpu is {cluster.gpu}; set it to one of {', '.join(cluster.gpu_types)}, or describe it: "
@@ -31,7 +31,7 @@ def check_cluster(cluster: DictConfig) -> None:
 
 
 def with_known_dimensions(config: DictConfig) -> DictConfig:
-    """Hub names become folders of `assets/sizes`; a critic that starts from a reward model has the shape of its backbone."""
+    """Replaces hub names by folders of `assets/sizes`; a critic that starts from a reward model has the shape of its backbone."""
     config = config.copy()
     with open_dict(config):
         for owner in (config.model, config.model.critic):
@@ -55,19 +55,19 @@ def dimensions(path: str) -> str:
 
 
 def kv_token_bytes(config: PretrainedConfig, element_bytes: int) -> int:
-    """Keys and values of one token in all layers."""
+    """Bytes of one token's keys and values in all layers."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * element_bytes
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What of a configuration remedies change without counting the training step anew."""
+    """The settings that a remedy can change without recounting the training step."""
 
     cpu_offload: bool
-    dtype: str  # of the engine
+    dtype: str  # dtype of the engine
     tensor_parallel: int  # GPUs that share one engine
-    kv_cache_mib: int | None  # per GPU; None for an engine that takes what its responses need
+    kv_cache_mib: int | None  # per GPU; None for an engine that allocates what its responses need
     sleeps: bool  # the engine frees its memory while networks train
 
     @classmethod
@@ -84,17 +84,17 @@ class Setting:
 
 
 def cache_bytes(config: DictConfig, model: PretrainedConfig, setting: Setting, responses: int) -> int:
-    """Keys and values of so many longest responses of one engine, on each of its GPUs."""
+    """Bytes of the KV cache for `responses` responses of maximum length, on each GPU of one engine."""
     return responses * longest(config) * kv_token_bytes(model, BYTES[setting.dtype]) // setting.tensor_parallel
 
 
 def responses_at_once(config: DictConfig, setting: Setting) -> int:
-    """Most that one engine decodes together, if its cache holds them."""
+    """Maximum responses that one engine decodes at once, if its cache can hold them."""
     return min(config.rollout.engine.max_batch, -(-config.data.rollouts_per_step * setting.tensor_parallel // config.cluster.gpus))
 
 
 def engine_bytes(config: DictConfig, model: PretrainedConfig, parameters: int, setting: Setting) -> tuple[int, int]:
-    """Weights and cache of the rollout engine on each GPU while it generates."""
+    """Bytes of the rollout engine's weights and cache on each GPU while it generates."""
     if setting.kv_cache_mib is not None:
         cache = setting.kv_cache_mib * 2**20
     else:
@@ -109,7 +109,7 @@ def longest(config: DictConfig) -> int:
 
 
 def credit_slot_bytes(algorithm: PolicyGradient) -> float:
-    """Most bytes per padded response token while advantages are computed: counted on a small batch, it is linear."""
+    """Peak bytes per padded response token while advantages are computed. Counted on a small batch, because it is linear."""
     batch = full_batch(4096, 64, 1)
     memory = LiveMemory()
     with memory, memory.phase("credit"):
@@ -118,7 +118,7 @@ def credit_slot_bytes(algorithm: PolicyGradient) -> float:
 
 
 def host_bytes_per_rank(config: DictConfig, algorithm: PolicyGradient) -> dict[str, float]:
-    """Every rank holds all rollouts of a step (`vapo.distributed.ranks`)."""
+    """CPU memory per rank: every rank holds all rollouts of a step (`vapo.distributed.ranks`)."""
     limit, rollouts = config.rollout.sampling.max_new_tokens, config.data.rollouts_per_step
     tokens = rollouts * limit * config.cluster.response_share
     return {

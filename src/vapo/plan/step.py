@@ -1,6 +1,6 @@
-"""One RL step without rollouts: the training code itself, on tensors that are fake (a plan) or real (what a plan is checked by).
+"""Runs one RL step without rollouts: the training code itself, on fake tensors (for a plan) or real ones (to check a plan).
 
-Fake tensors have shapes and no memory, a fake process group has ranks and no processes: so one CPU runs one rank's step of any
+Fake tensors have shapes but no memory, and a fake process group has ranks but no processes: so one CPU runs one rank's step of any
 cluster, and `LiveMemory` counts what would be allocated. The device is `cpu` throughout, where FSDP2 runs the same code.
 """
 
@@ -34,37 +34,37 @@ from vapo.plan.live_memory import FakeValues, LiveMemory, shapes_outside
 from vapo.rollout.collate import micro_batches
 from vapo.types import Batch, MicroBatch
 
-MICRO_BATCHES = 2  # per rank and minibatch: from the second on, the gradients of those before are there too
+MICRO_BATCHES = 2  # per rank and minibatch: from the second on, there are already gradients
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes per rank in the second RL step and later, when optimizer states are there. Networks: actor, critic, reference."""
+    """Bytes per rank from the second RL step on, when there are optimizer states. Networks: actor, critic, reference."""
 
     parameters: dict[str, int]  # elements of each whole network, a tied embedding counted once
-    weights: dict[str, int]  # of each network's part
+    weights: dict[str, int]  # this rank's part of each network
     gradients: dict[str, int]
     optimizer: dict[str, int]
-    peak: dict[str, int]  # of each phase: `annotate`, then `critic_backward`, `critic_optimizer`, and the actor's
+    peak: dict[str, int]  # peak of each phase: `annotate`, then `critic_backward`, `critic_optimizer`, and the actor's
 
-    def resting(self, phase: str) -> dict[str, int]:
-        """What is there all through a phase: weights, optimizer states, and the gradients of the network it updates."""
+    def persistent(self, phase: str) -> dict[str, int]:
+        """Memory held throughout a phase: weights, optimizer states, and the gradients of the network it updates."""
         gradients = self.gradients.get(phase.split("_")[0], 0)
         return {"weights": sum(self.weights.values()), "optimizer": sum(self.optimizer.values()), "gradients": gradients}
 
     def temporary(self, phase: str) -> int:
-        """Activations, gathered layers and what operations need in between: all of the peak that is not resting."""
-        return self.peak[phase] - sum(self.resting(phase).values())
+        """The rest of the peak: activations, gathered layers, and intermediate results of operations."""
+        return self.peak[phase] - sum(self.persistent(phase).values())
 
 
 @dataclass
 class Step:
-    """One RL step of fake or real networks: what `RLModule` does between rollouts and the next step, for its memory."""
+    """One RL step with fake or real networks: what `RLModule` does after sampling, run only to count memory."""
 
     algorithm: PolicyGradient
     learners: dict[str, Learner]
-    micros: list[MicroBatch] | None  # micro-batches to use instead of those of the batch
-    starts_with_gradients: bool  # as if another micro-batch had been there before
+    micros: list[MicroBatch] | None  # micro-batches to use instead of cutting the batch
+    starts_with_gradients: bool  # as if a micro-batch had come before
 
     def run(self, batch: Batch, memory: LiveMemory) -> StepMemory:
         """Annotates `batch`, and updates critic and actor on it once."""
@@ -114,11 +114,11 @@ def losses(algorithm: PolicyGradient, learners: dict[str, Learner], batch: Batch
 
 
 def build_learner(settings: DictConfig, name: str, outline: nn.Module, mesh: DeviceMesh, foreach: bool | None) -> Learner:
-    """A sharded network with memory and made-up weights, and its optimizer with states.
+    """A learner with a sharded network of made-up weights, and an optimizer that has its states.
 
     Args:
         outline: the network on the meta device.
-        foreach: of the optimizer: as torch chooses on GPUs (True) or on CPUs (False), which need different memory.
+        foreach: option of the optimizer; torch chooses True on GPUs and False on CPUs, which need different memory.
     """
     sharding: Sharding = instantiate(settings.sharding)
     network = sharding.build(lambda: outline, mesh).train()
@@ -148,18 +148,18 @@ def zero_gradients(network: nn.Module) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part."""
+    """This rank's part of a tensor."""
     return cast(DTensor, tensor).to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def held(tensors: Any) -> int:
-    """Bytes of this rank's parts; those that are views of one storage, as gradients of a layer are, count once."""
+    """Bytes of this rank's parts; views of one storage, such as the gradients of a layer, count once."""
     storages = [local(x).untyped_storage() for x in tensors if isinstance(x, Tensor)]
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 def full_batch(microbatch_tokens: int, longest: int, micro_batches_in_all: int) -> Batch:
-    """A minibatch whose every micro-batch is as large as one can be.
+    """A minibatch whose micro-batches all have the maximum size.
 
     Args:
         longest: tokens of the longest prompt and response together; if above the budget, a micro-batch is one such rollout.
@@ -167,7 +167,7 @@ def full_batch(microbatch_tokens: int, longest: int, micro_batches_in_all: int) 
     rows = -(-microbatch_tokens // longest)
     length = longest if rows == 1 else microbatch_tokens // rows
     size = rows * micro_batches_in_all
-    response_B = torch.full((size,), length - 1)  # after a prompt of one token: most logits
+    response_B = torch.full((size,), length - 1)  # prompts of one token give the most logits
     per_token = {name: torch.zeros(size * (length - 1)) for name in ("value_R", "advantage_R", "target_R")}
     below_zero = torch.full((size * (length - 1),), -1.0)
     return Batch(
@@ -185,7 +185,7 @@ def full_batch(microbatch_tokens: int, longest: int, micro_batches_in_all: int) 
 
 
 def step_memory(settings: DictConfig, longest: int, fake: bool, foreach: bool | None = None) -> StepMemory:
-    """What one step of a rank needs at its peak. The process group is there already, a fake one for a `fake` step.
+    """Peak memory of one rank's step. There must be a process group already, a fake one for a `fake` step.
 
     Args:
         settings: `module` of the configuration.
@@ -196,7 +196,7 @@ def step_memory(settings: DictConfig, longest: int, fake: bool, foreach: bool | 
     sharding: Sharding = instantiate(settings.sharding)
     budget, memory, micros = settings.microbatch_tokens, LiveMemory(), None
     modes: list[AbstractContextManager[Any]] = [memory]
-    starts_with_gradients = fake and not sharding.defer_gradient_sync  # a quicker way to be in the second micro-batch
+    starts_with_gradients = fake and not sharding.defer_gradient_sync  # a quicker way to get to the second micro-batch
     if fake:
         batch = full_batch(budget, longest, 1 if starts_with_gradients else MICRO_BATCHES)
         micros = [with_known_positions(micro) for micro in micro_batches(batch, budget)]
@@ -212,7 +212,7 @@ def step_memory(settings: DictConfig, longest: int, fake: bool, foreach: bool | 
 
 
 def with_known_positions(micro: MicroBatch) -> MicroBatch:
-    """Indices in place of the mask of predicting tokens: how many those are could not be read from a fake mask."""
+    """Replaces the mask of predicting tokens by indices, because their number cannot be read from a fake mask."""
     indices: Any = micro.predicts_BL.nonzero(as_tuple=True)
     return replace(micro, predicts_BL=indices)
 
@@ -234,7 +234,7 @@ def _outlines(settings: DictConfig, algorithm: PolicyGradient) -> dict[str, nn.M
 
 @contextmanager
 def fake_ranks(ranks: int) -> Iterator[None]:
-    """This process is rank 0 of `ranks`, and the others' part of every collective is left out."""
+    """Makes this process rank 0 of a fake process group of `ranks`, whose collectives do not communicate."""
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     try:
         yield

@@ -1,4 +1,4 @@
-"""A plan in words and tables."""
+"""A plan as text and tables."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ ASSUMED = (
 
 
 def text(config: DictConfig, found: dict[str, Any]) -> str:
-    """Markdown."""
+    """Renders a plan as Markdown."""
     table, cluster = found["gpu_gib"], config.cluster
     parts = list(next(iter(table.values())))
     limit = cluster.gpu_types[cluster.gpu].memory_gib
@@ -43,7 +43,7 @@ def text(config: DictConfig, found: dict[str, Any]) -> str:
     host = found["host_gib_per_rank"] | {"total": sum(found["host_gib_per_rank"].values())}
     lines += [f"| {name} | {size:.1f} | {size * ranks:.1f} |" for name, size in host.items()]
     remedied = ", with the remedies above" if found["remedies"] else ""
-    lines += ["", f"Estimated seconds of one RL step{remedied}, from data sheets and assumed utilisations, not measured:", ""]
+    lines += ["", f"Estimated seconds of one RL step{remedied}, from data sheets and assumed utilizations, not measured:", ""]
     lines += ["| phase | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.0f} |" for name, seconds in found["seconds_per_step"].items()]
     lines += [

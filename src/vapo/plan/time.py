@@ -1,4 +1,4 @@
-"""How long the phases of an RL step take, from rates of data sheets and assumed utilisations: estimates, never measured."""
+"""Estimated seconds of each phase of an RL step, from data sheet rates and assumed utilizations; never measured."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ class Machines:
 
     gpus: int
     flops: float
-    memory: float  # decoding reads weights and keys and values at
-    network: float  # collectives of all ranks
+    memory: float  # rate at which decoding reads weights, keys and values
+    network: float  # rate of collectives over all ranks
 
 
 @dataclass(frozen=True)
 class Work:
-    """One RL step."""
+    """The amount of work in one RL step."""
 
     rollouts: int
     prompt: float  # tokens, mean
@@ -32,7 +32,7 @@ class Work:
 
 
 def forward_flops(config: PretrainedConfig, parameters: int, tokens: float, length: float) -> float:
-    """2 per parameter and token, and causal attention: 2 * layers * width * length per token."""
+    """FLOP of a forward pass: 2 per parameter and token, and 2 * layers * width * length per token for causal attention."""
     return tokens * (2.0 * parameters + 2.0 * config.num_hidden_layers * config.hidden_size * length)
 
 
@@ -51,7 +51,7 @@ def annotate_seconds(machines: Machines, work: Work, config: PretrainedConfig, p
 def update_seconds(
     machines: Machines, work: Work, config: PretrainedConfig, parameters: int, compute_bytes: int, checkpointing: bool
 ) -> float:
-    """Forward and backward over every token, 3 forwards of work, 4 with activations computed again; each micro-batch gathers
+    """Forward and backward over every token, as much work as 3 forwards, 4 with recomputed activations; each micro-batch gathers
     weights twice and sums float32 gradients once."""
     flops = (4 if checkpointing else 3) * forward_flops(config, parameters, work.tokens, work.prompt + work.response)
     micro_batches = max(float(work.minibatches), work.tokens / work.microbatch_tokens / machines.gpus)
@@ -61,12 +61,12 @@ def update_seconds(
 def generate_seconds(
     machines: Machines, work: Work, parameters: int, weight_bytes: int, kv_token_bytes: float, at_once: float, engine_gpus: int
 ) -> float:
-    """Decoding steps of one engine times the seconds of one: weights and the cache read once, or the arithmetic.
+    """Decoding steps of one engine times seconds per step: the time to read weights and cache once, or the arithmetic.
 
     Args:
         at_once: responses one engine decodes together, on average.
-        kv_token_bytes: of one token's keys and values, over all of the engine's GPUs.
-        engine_gpus: that share one engine.
+        kv_token_bytes: bytes of one token's keys and values, over all of the engine's GPUs.
+        engine_gpus: GPUs that share one engine.
     """
     responses = work.rollouts * engine_gpus / machines.gpus
     at_once = max(1.0, min(at_once, responses))
@@ -75,10 +75,10 @@ def generate_seconds(
         read = parameters * weight_bytes + rows * (work.prompt + work.response / 2) * kv_token_bytes
         return max(read / machines.memory, 2.0 * parameters * rows / machines.flops) / engine_gpus
 
-    alone = work.longest_response * step(1.0)  # the longest response is not over sooner
+    alone = work.longest_response * step(1.0)  # the longest response takes at least this
     return max(work.response * responses / at_once * step(at_once), alone)
 
 
-def hand_over_seconds(machines: Machines, parameters: int, resting_bytes: int) -> float:
-    """Every engine gets the whole weights, gathered as they rest."""
-    return parameters * resting_bytes / machines.network
+def sync_seconds(machines: Machines, parameters: int, weight_bytes: int) -> float:
+    """Weight sync: every engine gets the whole weights, gathered in the dtype they are stored in."""
+    return parameters * weight_bytes / machines.network

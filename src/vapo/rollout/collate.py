@@ -1,4 +1,4 @@
-"""Rollouts -> one ragged `Batch`; a batch -> micro-batches under a token budget. Padding exists only in the latter."""
+"""Collates rollouts into one ragged `Batch`, and cuts it into micro-batches under a token budget. Only micro-batches are padded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -11,7 +11,7 @@ from vapo.types import Batch, MicroBatch, Rollout
 
 
 def collate(rollouts: Sequence[Rollout]) -> Batch:
-    """Joins rollouts end to end, in order."""
+    """Concatenates rollouts, in order, into one batch."""
     completions = [rollout.completion for rollout in rollouts]
     tokens = chain.from_iterable((*r.prompt.token_ids, *r.completion.token_ids) for r in rollouts)
     return Batch(
@@ -28,11 +28,11 @@ def collate(rollouts: Sequence[Rollout]) -> Batch:
 def micro_batches(
     batch: Batch, max_tokens: int, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1
 ) -> Iterator[MicroBatch]:
-    """Cuts a batch so that each padded piece holds at most `max_tokens` tokens, longest rollouts first, and deals the pieces out.
+    """Yields this rank's micro-batches of a batch: at most `max_tokens` tokens each, padding included, longest rollouts first.
 
-    Sorting by length keeps padding small, and pieces that different ranks work on at the same time alike. A single rollout longer
-    than the budget still gets a piece of its own. Every rank gets equally many pieces, as sharded networks need, if necessary by
-    cutting the largest further; with fewer rollouts than ranks, some get pieces without a response.
+    Sorting by length keeps padding small, and gives ranks micro-batches of similar size at the same time. A rollout longer than the
+    budget gets its own micro-batch. Every rank gets the same number of micro-batches, as sharded networks need, if necessary by
+    splitting the largest further; with fewer rollouts than ranks, some ranks get micro-batches without a response.
     """
     pieces = _cut(batch.prompt_length_B + batch.response_length_B, max_tokens, ranks)
     for index_B in pieces[rank::ranks]:
@@ -40,7 +40,7 @@ def micro_batches(
 
 
 def _cut(length_B: Tensor, max_tokens: int, ranks: int) -> list[Tensor]:
-    """Rollouts of each piece, a multiple of `ranks` pieces."""
+    """Rollout indices of each micro-batch; the number of micro-batches is a multiple of `ranks`."""
     order_B = length_B.argsort(descending=True, stable=True)
     pieces, start = [], 0
     while start < len(order_B):
@@ -62,7 +62,7 @@ def _pad(batch: Batch, index_B: Tensor, device: torch.device | str) -> MicroBatc
     token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N)
     response_BL = inside_BL & (position_L >= part.prompt_length_B[:, None])
     predicts_BL = torch.zeros_like(response_BL)
-    predicts_BL[:, :-1] = response_BL[:, 1:]  # a response token is predicted, and its state valued, one position before it
+    predicts_BL[:, :-1] = response_BL[:, 1:]  # logits and value of a response token are at the position before it
     return MicroBatch(
         index_B,
         part,
@@ -74,7 +74,7 @@ def _pad(batch: Batch, index_B: Tensor, device: torch.device | str) -> MicroBatc
 
 
 def _without_response(batch: Batch) -> Batch:
-    """One row of one token and no response: a network runs on it, and no loss, mean or gradient notices."""
+    """A dummy row of one prompt token: a rank without rollouts can still run forward and backward, and it contributes nothing."""
     first = batch.select(torch.tensor([0]))
     per_token = {field.name: getattr(first, field.name) for field in fields(first) if field.name.endswith("_R")}
     nothing = {name: x_R[:0] for name, x_R in per_token.items() if x_R is not None}

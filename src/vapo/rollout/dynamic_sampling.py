@@ -1,4 +1,4 @@
-"""DAPO's dynamic sampling: groups that are all right or all wrong have no advantage, so others are drawn in their place."""
+"""DAPO's dynamic sampling: groups that are all right or all wrong have no advantage, so new ones are drawn in their place."""
 
 import warnings
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from vapo.types import Rollout
 def dynamic_sampling(
     draw: Callable[[int], list[Rollout]], group_size: int, groups: int, max_draws: int
 ) -> tuple[list[Rollout], list[Rollout]]:
-    """Draws until `groups` groups are mixed, part right and part wrong (DAPO Eq 11: 0 < number correct < G).
+    """Draws until there are `groups` mixed groups, part right and part wrong (DAPO Eq 11: 0 < number correct < G).
 
     Args:
-        draw: `draw(i)` gives the rollouts of the i-th draw, whole groups of `group_size`, other prompts each time.
-        groups: how many mixed groups are wanted; surplus ones of the last draw are dropped.
-        max_draws: then it goes on with fewer groups, and a warning. If not one is mixed, with the first draw, whose outcomes
-            say nothing (only the overlong punishment does, where it is on).
+        draw: `draw(i)` returns the rollouts of the i-th draw, whole groups of `group_size`, with different prompts each time.
+        groups: number of mixed groups wanted; surplus ones of the last draw are dropped.
+        max_draws: maximum draws; after them it warns and continues with fewer groups. If none is mixed, it continues with the
+            first draw, whose outcomes carry no signal (only the overlong punishment does, if it is on).
 
     Returns:
-        The rollouts to train on, groups numbered 0, 1, ..., and all that were drawn, numbered likewise.
+        The rollouts to train on, groups numbered 0, 1, ..., and all rollouts drawn, numbered likewise.
     """
     sampled: list[list[Rollout]] = []
     mixed: list[list[Rollout]] = []
@@ -32,8 +32,8 @@ def dynamic_sampling(
         mixed += [group for group in drawn if 0 < sum(rollout.correct for rollout in group) < len(group)]
     if len(mixed) < groups:
         warnings.warn(
-            f"dynamic sampling found {len(mixed)} of {groups} mixed groups in {draws} draws of prompts and goes on with those: "
-            "raise algorithm.max_draws, or take problems nearer to what the policy can do",
+            f"dynamic sampling found {len(mixed)} of {groups} mixed groups in {draws} draws of prompts and continues with those: "
+            "raise algorithm.max_draws, or choose problems closer to what the policy can solve",
             stacklevel=2,
         )
     return _numbered(mixed[:groups] or sampled[:groups]), _numbered(sampled)

@@ -1,4 +1,4 @@
-"""What generates responses. `torch_engine.py` is the plain one; anything with these members can replace it."""
+"""Interface of the engines that generate responses. `torch_engine.py` is the simplest; any class with these members works."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,11 +8,11 @@ from vapo.types import Completion, Request, SamplingParams
 
 
 def ignore(index: int, completion: Completion) -> None:
-    """The `on_finish` of those who wait for all."""
+    """The default `on_finish`: does nothing."""
 
 
 def check_eos(eos_token_ids: Sequence[int]) -> None:
-    """Raises if there are none."""
+    """Raises ValueError if there are no EOS tokens."""
     if not eos_token_ids:
         raise ValueError("the model names no EOS token, so no response could end; set eos_token_id in its generation config")
 
@@ -20,22 +20,22 @@ def check_eos(eos_token_ids: Sequence[int]) -> None:
 class Engine(Protocol):
     """Token ids in, token ids and the sampler's log-probabilities out."""
 
-    ranks_per_engine: int  # neighbouring ranks that share one engine and ask it the same
-    own_weights: bool  # whether it goes on generating with the weights it was given while the actor trains
+    ranks_per_engine: int  # neighboring ranks that share one engine and send it the same requests
+    own_weights: bool  # whether it has its own copy of the weights, so that it can generate while the actor trains
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
-        """Generates with exactly the actor's weights from now on, and proves it. All ranks call it: weights may be sharded.
+        """Loads the actor's weights and verifies the copy. All ranks must call it, because weights may be sharded.
 
         Returns:
-            Metrics that say how near it is, by name.
+            Metrics of the check by name, e.g. `engine/probe_gap`.
 
         Raises:
-            ValueError: it has other weights. The message says which are stale.
+            ValueError: the copy differs; the message names the stale tensors.
         """
 
     def sleep(self) -> None:
-        """Frees what memory it can until it is needed again."""
+        """Frees as much memory as it can until it is used again."""
 
     def generate(
         self,
@@ -46,5 +46,6 @@ class Engine(Protocol):
         """One completion per request, in order.
 
         Args:
-            on_finish: called once for each request, with its index, as soon as its completion is there: scoring starts meanwhile.
+            on_finish: called once for each request, with its index, as soon as its completion is ready, so that
+                scoring overlaps with generation.
         """

@@ -1,4 +1,4 @@
-"""A key-value cache that is allocated once, in the shape Hugging Face models write to."""
+"""A key-value cache that is allocated once, in the form that Hugging Face models write to."""
 
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -57,6 +57,6 @@ class BufferedCache(Cache):
         super().__init__(layers=list(self.buffers))
 
     def select_rows(self, row_B: Tensor) -> None:
-        """Keeps (or repeats) these rows, in this order; a copy of what is filled."""
+        """Keeps (or repeats) these rows, in this order, by copying the filled part."""
         for buffer in self.buffers:
             buffer.select_rows(row_B)

@@ -1,4 +1,4 @@
-"""`rollout.prefetch=1`: the next step's rollouts are generated while this step's train, so their staleness is one policy step."""
+"""Prefetch (`rollout.prefetch=1`): generates the next step's rollouts during this step, so their staleness is one policy step."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +14,11 @@ Work = Callable[[], list[Rollout]]  # this rank's share of a step's rollouts; it
 
 
 class Prefetch:
-    """At most one batch of rollouts that is being generated on a thread, or that came with a checkpoint."""
+    """Holds at most one batch of rollouts: being generated on a thread, or restored from a checkpoint."""
 
     def __init__(self) -> None:
         self._running: Future[list[Rollout]] | None = None
-        self._restored: list[Rollout] | None = None  # all ranks'
+        self._restored: list[Rollout] | None = None  # all ranks' rollouts
 
     def start(self, work: Work) -> None:
         threads = torch.get_num_threads()
@@ -34,7 +34,7 @@ class Prefetch:
         pool.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Returns when the engine is free."""
+        """Waits until the engine is free."""
         if self._running is not None:
             self._running.exception()
 
@@ -45,12 +45,12 @@ class Prefetch:
                 self._running.result()
 
     def take(self, gather: Callable[[Work], list[Rollout]]) -> list[Rollout] | None:
-        """All ranks' rollouts, or None if none were started. `gather` joins the ranks' shares."""
+        """Returns all ranks' rollouts, or None if there are none. `gather` joins the ranks' shares."""
         running, restored, self._running, self._restored = self._running, self._restored, None, None
         return restored if running is None else gather(running.result)
 
     def state_dict(self, gather: Callable[[Work], list[Rollout]]) -> list[dict[str, Any]] | None:
-        """All ranks' rollouts as plain values, or None; waits for those that are being generated."""
+        """All ranks' rollouts as plain values, or None; waits for a running prefetch."""
         rollouts = self._restored if self._running is None else gather(self._running.result)
         return None if rollouts is None else [_plain(rollout) for rollout in rollouts]
 

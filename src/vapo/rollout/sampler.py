@@ -1,4 +1,4 @@
-"""Group sampling (technique 7): ask each prompt G times, number the groups, verify."""
+"""Group sampling (technique 7): G responses per prompt, numbered by group and verified."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,7 +8,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from vapo.algorithms import PolicyGradient
 from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank, share
 from vapo.rollout.engine import Engine
 from vapo.rollout.prefetch import Prefetch, Work
@@ -17,49 +16,13 @@ from vapo.verifiers.base import Verifier
 
 
 def sampling_seed(seed: int, rl_step: int, prompt_index: int, sample: int) -> int:
-    """A 63-bit seed for one response. It depends on what is asked, not on when or where, so it does not depend on ranks."""
+    """A 63-bit seed for one response. It depends on these arguments only, so it is the same on every rank."""
     digest = hashlib.blake2b(f"{seed}/{rl_step}/{prompt_index}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def check_sampling(sampling: SamplingParams, algorithm: PolicyGradient, prefetch: int) -> None:
-    """Raises ValueError if rollouts could not be trained on."""
-    if sampling.temperature == 0:
-        raise ValueError("rollout.sampling.temperature is 0: greedy rollouts explore nothing; set it above 0, the paper's is 1.0")
-    if algorithm.mismatch is not None and sampling.top_p < 1:
-        raise ValueError(
-            f"algorithm.mismatch compares whole distributions, but rollout.sampling.top_p is {sampling.top_p}: set it to 1, or "
-            "algorithm.mismatch to null"
-        )
-    if prefetch not in (0, 1):
-        raise ValueError(f"rollout.prefetch is {prefetch}; set it to 0, or to 1 for rollouts one policy step old")
-    if prefetch == 1 and sampling.top_p < 1:
-        raise ValueError(
-            f"rollout.prefetch=1 takes the engine's log-probabilities for the old policy's, but with rollout.sampling.top_p "
-            f"{sampling.top_p} those are of a truncated distribution: set top_p to 1, or prefetch to 0"
-        )
-    if prefetch == 1 and (algorithm.dynamic_sampling or algorithm.mismatch is not None):
-        raise ValueError(
-            "rollout.prefetch=1 needs algorithm.dynamic_sampling=false, which asks for more prompts when it sees the rollouts, "
-            "and algorithm.mismatch=null: old log-probabilities are the engine's own"
-        )
-
-
-def check_engine(engine: Engine, actor_is_sharded: bool) -> None:
-    """Raises ValueError if this engine cannot generate while networks train."""
-    if engine.ranks_per_engine > 1 or getattr(engine, "sleep_level", 0) > 0:
-        raise ValueError(
-            "rollout.prefetch=1 generates while networks train: set rollout.engine.tensor_parallel=1, as collectives "
-            "would mix, and rollout.engine.sleep_level=0"
-        )
-    if not (engine.own_weights or actor_is_sharded):
-        raise ValueError(
-            "rollout.prefetch=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
-        )
-
-
 class Sampler:
-    """From prompts to verified rollouts, with the weights the engine has: `RLModule.sync` gives it the actor's."""
+    """Turns prompts into verified rollouts with the engine's current weights; `RLModule.sync` loads the actor's."""
 
     def __init__(
         self,
@@ -76,7 +39,7 @@ class Sampler:
         self.prefetched = Prefetch()
 
     def is_stale(self, version: int) -> bool:
-        """Whether the engine has other weights than the actor's `version`. Waits until a prefetch is done with the engine."""
+        """Whether the engine's weights are not the actor's `version`. Waits for a running prefetch."""
         self.prefetched.wait()
         return self.engine.weights_version != version
 
@@ -92,7 +55,7 @@ class Sampler:
             seed, rl_step: with prompt and sample number, they determine each response.
 
         Returns:
-            B = P * G rollouts, prompt after prompt. A response cut at the length limit has no end, so it is NO_ANSWER unverified.
+            B = P * G rollouts, prompt after prompt. A response cut at the length limit is NO_ANSWER, unverified.
         """
         rollouts = self._gather(lambda: self._share(prompts, group_size, sampling, seed, rl_step))
         self._check_faults(rollouts)
@@ -135,7 +98,7 @@ class Sampler:
         return rollouts
 
     def _gather(self, work: Work) -> list[Rollout]:
-        """All ranks' rollouts on every rank; ranks that share an engine all have its rollouts, which count once."""
+        """All ranks' rollouts on every rank. Ranks that share an engine have the same rollouts, which are gathered once."""
         with raise_on_all_ranks():
             part = work()
         return gather_lists(part if rank() % self.engine.ranks_per_engine == 0 else [])
@@ -146,11 +109,11 @@ class Sampler:
         if faults > self.verifier.max_fault_share * len(rollouts):
             raise ValueError(
                 f"the verifier failed on {faults} of {len(rollouts)} responses (last: {self.verifier.last_fault()}); look at the "
-                "problem set's answers, raise data.verifier.timeout, or data.verifier.max_fault_share if this is to be expected"
+                "problem set's answers, raise data.verifier.timeout, or data.verifier.max_fault_share if this is expected"
             )
 
     def state_dict(self) -> list[dict[str, Any]] | None:
-        """Prefetched rollouts as plain values: the weights that they were sampled from are gone after this step."""
+        """Prefetched rollouts as plain values. They cannot be sampled again on resume: their weights are gone by then."""
         return self.prefetched.state_dict(self._gather)
 
     def load_state_dict(self, state: list[dict[str, Any]] | None) -> None:

@@ -1,8 +1,8 @@
-"""The engine without dependencies: a decode loop over a Hugging Face causal LM, on whatever device the model is.
+"""The engine without dependencies: a decode loop over a Hugging Face causal LM, on the model's device.
 
-Prompts are left-padded and read once each, however often they are asked. Keys and values are written into a buffer allocated once.
-Each request has a random stream of its own, so its tokens depend on its seed and not on its neighbours. Rows that are finished
-leave the batch when enough of them have.
+Prompts are left-padded, and each distinct prompt is prefilled once. Keys and values are written into a buffer allocated once. Each
+request has its own random stream, so its tokens depend on its seed and not on the rest of the batch. Finished rows are dropped from
+the batch when there are enough of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +18,11 @@ from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
 
-COMPACT_BELOW = 0.8  # drop finished rows when fewer than this share of rows is live: a copy of the cache, so not at every step
+COMPACT_BELOW = 0.8  # drop finished rows when the share of live rows is below this: it copies the cache, so not at every step
 
 
 def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
-    """One token per row by inverting the cumulative distribution at `uniform`, and its log-probability.
+    """Samples one token per row by inverting the cumulative distribution at `uniform_B`; returns it and its log-probability.
 
     Args:
         logits_BV: unscaled logits.
@@ -50,7 +50,7 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
 
 
 class TorchEngine:
-    """`Engine` that reads the actor's own weights, so loading them is free. Of a sharded actor it keeps a whole copy."""
+    """`Engine` that uses the actor's weights themselves, so loading them is free. It keeps a full copy of a sharded actor."""
 
     ranks_per_engine = 1
 
@@ -58,8 +58,8 @@ class TorchEngine:
         """
         Args:
             eos_token_ids: tokens that end a response.
-            max_batch: most responses decoded at once; bounds the memory of the cache.
-            own_weights: keeps a copy of any actor, so that training can go on while it generates.
+            max_batch: maximum responses decoded at once; bounds the memory of the cache.
+            own_weights: keep a copy of any actor, so that it can generate while the actor trains.
         """
         check_eos(eos_token_ids)
         if max_batch < 1:
@@ -81,7 +81,7 @@ class TorchEngine:
     @torch.no_grad()
     def _copy(self, model: PreTrainedModel) -> None:
         if self._own is None:
-            with torch.random.fork_rng():  # weights that nobody sees are drawn
+            with torch.random.fork_rng():  # keep the random state: initial weights are drawn, then overwritten
                 self._own = type(model)._from_config(model.config, dtype=model.dtype).to(device_of(model)).eval()
         own = self._own.state_dict()
         for name, weight in merged_weights(model):
@@ -89,7 +89,7 @@ class TorchEngine:
         self.language_model = self._own
 
     def sleep(self) -> None:
-        """Nothing: the cache lives as long as a batch."""
+        """Does nothing: the cache is freed after each batch."""
 
     @torch.no_grad()
     def generate(
@@ -108,7 +108,7 @@ class TorchEngine:
         return [completions[index] for index in range(len(requests))]
 
     def _generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:
-        """Each request's index and completion, as they finish."""
+        """Yields each request's index and completion when it finishes."""
         model = self.language_model
         assert model is not None
         device, rows, steps = model.device, len(requests), sampling.max_new_tokens
@@ -117,7 +117,7 @@ class TorchEngine:
         ).to(device)
         eos = torch.tensor(self.eos_token_ids, device=device)
 
-        logits_BV, cache, mask_BL, position_B = self._read_prompts(model, requests, sampling)
+        logits_BV, cache, mask_BL, position_B = self._prefill(model, requests, sampling)
         token_BT = torch.zeros(rows, steps, dtype=torch.long, device=device)
         logprob_BT = torch.zeros(rows, steps, device=device)
         finished_B = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -153,10 +153,10 @@ class TorchEngine:
         for row in (~finished_B).nonzero()[:, 0].tolist():
             yield row, Completion(tuple(token_BT[row].tolist()), tuple(logprob_BT[row].tolist()), False)
 
-    def _read_prompts(
+    def _prefill(
         self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams
     ) -> tuple[Tensor, BufferedCache, Tensor, Tensor]:
-        """Reads each distinct prompt once, then gives every request its copy of the cache.
+        """Prefills each distinct prompt once, then gives every request its copy of the cache.
 
         Returns:
             logits_BV of the first token, the cache, mask_BL over prompt and all tokens to come (False on left padding), and the
@@ -172,7 +172,7 @@ class TorchEngine:
         token_PL, mask_PL = token_PL.to(model.device), mask_PL.to(model.device)
         position_PL = (mask_PL[:, :width].long().cumsum(-1) - 1).clamp(min=0)
         causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
-        diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding sees itself: a row of no keys is NaN
+        diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding attends to itself: a row without keys is NaN
         cache = BufferedCache(model.config.num_hidden_layers, width + sampling.max_new_tokens)
         logits_PV = model(
             input_ids=token_PL,

@@ -1,16 +1,16 @@
-"""Reading an answer in a response, and comparing numbers exactly: plain text, exact fractions, no parser."""
+"""Extracts answers from responses, and compares numbers exactly: plain text, exact fractions, no parser."""
 
 import re
 from fractions import Fraction
 
 MARKERS = {  # name -> where an answer begins
-    "answer": re.compile(r"answer\s*:[\s*]*", re.IGNORECASE),  # DAPO's rule: what follows "Answer:", to the end of its line
-    "boxed": re.compile(r"\\(?:boxed|fbox)\b"),  # LaTeX: what is inside the braces
-    "hashes": re.compile(r"####"),  # GSM8K: to the end of its line
-    "text": re.compile(r"answer\s*:", re.IGNORECASE),  # what follows "Answer:", all of it
+    "answer": re.compile(r"answer\s*:[\s*]*", re.IGNORECASE),  # DAPO's rule: the rest of the line after "Answer:"
+    "boxed": re.compile(r"\\(?:boxed|fbox)\b"),  # LaTeX: the content of the braces
+    "hashes": re.compile(r"####"),  # GSM8K: the rest of the line
+    "text": re.compile(r"answer\s*:", re.IGNORECASE),  # everything after "Answer:"
 }
-TAIL = 4000  # last characters of a response that are read: what was said before them is not its final answer
-MOST_CHARACTERS = 400  # of a mathematical answer; what is longer is not read
+TAIL = 4000  # only the last characters of a response are read: the final answer is there
+MOST_CHARACTERS = 400  # maximum length of a mathematical answer; a longer one is not read
 
 _SPELLING = {"{,}": ",", "−": "-", "–": "-", "\u00a0": " ", "²": "^2", "³": "^3", "\\dfrac": "\\frac", "\\tfrac": "\\frac"}
 _SPACE = re.compile(r"\\[;:> ]|\\quad|~|\s+")
@@ -26,10 +26,10 @@ _NUMBER = re.compile(r"([+-]?)(?:(\d*\.?\d+|\d+\.)|(?:(\d+) )?(?:\\frac ?\{ ?(\d
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _POWER = r"(?: ?\^ ?\{? ?[23] ?\}?)?"
 _SHORT_UNIT = r"(?:[kcm]m|[km]g|m[lL]|ft|in|lbs?|oz|mi|yd|hrs?|mph)(?![A-Za-z])"
-_UNIT = re.compile(  # a short unit, or after a space a letter that is one or a word; then more of them
+_UNIT = re.compile(  # a short unit, or after a space a one-letter unit or a word; then more of them
     rf"(?: ?{_SHORT_UNIT}| \(?(?:[mgshlL]|[A-Za-z]{{3,}})(?![A-Za-z])){_POWER}(?:(?: ?/ ?| )[A-Za-z]+{_POWER})*\)?"
 )
-_VALUE_WORD = re.compile(  # changes a number instead of saying what it counts
+_VALUE_WORD = re.compile(  # words that change a number instead of naming its unit
     r"\b(?:hundred\w*|thousand\w*|[mb]illion\w*|trillion\w*|dozens?|score|tens|lakhs?|crores?|half|halves|thirds?|quarters?|fourths?|fifths?"
     r"|sixths?|sevenths?|eighths?|ninths?|tenths?|\w+ths|pi|or|and|plus|minus|times|over|divided|by|than|squared|cubed|mod|modulo"
     r"|remainder|choose|factorial|sqrt|sin|cos|tan|log|exp|frac|not|infinity|less|more|least|most)\b",
@@ -48,7 +48,7 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
     """
     response = response[-TAIL:]
     starts = sorted((match.end(), name) for name in markers for match in MARKERS[name].finditer(response))
-    for start, name in starts[:-20:-1]:  # so many may be empty
+    for start, name in starts[:-20:-1]:  # latest first; a few may be empty
         if name == "boxed":
             found = _braced(response, start)
         else:
@@ -59,7 +59,7 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
 
 
 def clean(answer: str) -> str:
-    r"""An answer without what does not change its value: delimiters, thousands separators, units (percent too), lead-ins.
+    r"""Removes from an answer what does not change its value: delimiters, thousands separators, units (percent too), lead-ins.
 
     >>> clean("\\$1{,}250.00 per week.")
     '1250.00'
@@ -104,7 +104,7 @@ def number(text: str) -> Fraction | None:
 
 
 def _braced(text: str, start: int) -> str | None:
-    r"""What is inside the braces that open at or after `start`, nested ones included; None if they are not closed."""
+    r"""The content of the braces that open at or after `start`, nested ones included; None if they are not closed."""
     rest = re.compile(r"\s*(\{|[^\s{}$\\]+)").match(text, start)
     if rest is None:
         return None
@@ -126,7 +126,7 @@ def _unbraced(text: str) -> str:
 
 
 def _without_unit(text: str) -> str:
-    """`18 dollars per day` -> `18`, if what follows the last digit, brace or pi is a unit."""
+    """`18 dollars per day` -> `18`, if the text after the last digit, brace or pi is a unit."""
     for match in re.finditer(r"\d|\}|\\pi\b", text):
         unit = text[match.end() :]
         if unit.strip() and _UNIT.fullmatch(unit) and not _VALUE_WORD.search(unit):

@@ -1,4 +1,4 @@
-"""Scores answers that stand after a marker: exact numbers here, everything else by a judge in a pool of processes."""
+"""Scores answers that follow a marker: exact numbers here, everything else by a judge in a pool of processes."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from vapo.verifiers.answers import MARKERS, MOST_CHARACTERS, TAIL, clean, find_a
 from vapo.verifiers.base import Verifier
 from vapo.verifiers.pool import JudgePool
 
-# What a computer algebra system may try to write out: towers, exponents and factorials of four digits or more.
+# Expressions that a computer algebra system may try to write out: towers, exponents and factorials of four digits or more.
 _EXPLODES = re.compile(r"\^ ?\{[^{}]*\^|\^ ?(?:\d+|[A-Za-z]) ?\^|\^ ?\{? ?[-+]? ?\d{4,}|\d{4,} ?\)? ?!|! ?!")
 
 
@@ -31,10 +31,10 @@ class AnswerVerifier(Verifier):
     ) -> None:
         """
         Args:
-            markers: of `vapo.verifiers.answers.MARKERS`, those that may precede an answer.
-            workers: processes; they start when the first answer needs one.
-            timeout: seconds for one comparison.
-            memory_gib: address space of a process.
+            markers: names of `vapo.verifiers.answers.MARKERS` that may precede an answer.
+            workers: number of processes; they start when the first answer needs one.
+            timeout: timeout of one comparison, in seconds.
+            memory_gib: limit of the address space of a process.
             max_fault_share: share of a step's responses whose verdict may be a timeout or an error; above it the run stops.
             judge, settings: the function of `vapo.verifiers.judges` that makes the judge, and its arguments.
         """
@@ -61,11 +61,11 @@ class AnswerVerifier(Verifier):
         return verdict
 
     def read(self, answer: str) -> str:
-        """What of an answer or reference is compared."""
+        """The part of an answer or reference that is compared."""
         return answer
 
     def decide(self, answer: str, reference: str) -> Status | None:
-        """The status if no judge is needed."""
+        """The status if no judge is needed, else None."""
         return None
 
     def last_fault(self) -> str:
@@ -81,7 +81,7 @@ class MathVerifier(AnswerVerifier):
         return clean(answer)
 
     def decide(self, answer: str, reference: str) -> Status | None:
-        r"""What needs no algebra: equal texts, numbers in digits, and answers that are not worth a parser's life; else None.
+        r"""Decides cases without algebra: equal texts, numbers in digits, and answers too dangerous to parse; else None.
 
         >>> verifier = MathVerifier()
         >>> verifier.decide("18.0", "18"), verifier.decide("9^{9^{9}}", "18"), verifier.decide("\\sqrt{324}", "18")
@@ -98,7 +98,7 @@ class MathVerifier(AnswerVerifier):
 
 
 def canonical(answer: str) -> str:
-    """One text for equal numbers, so that majority votes count them together; other answers as they are, cut to what a table shows.
+    """One text for equal numbers, so that majority votes count them together; other answers as they are, shortened for tables.
 
     >>> canonical("18.00"), canonical("x+1")
     ('18', 'x+1')

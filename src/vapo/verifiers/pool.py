@@ -1,4 +1,4 @@
-"""Processes that judge answers and may be lost: a time limit kills one, a new one takes its place, and no verdict is missing."""
+"""A pool of processes that judge answers: a timeout kills a process, a new one replaces it, and no verdict is lost."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from typing import Any
 
 from vapo.types import FAULTS, Status
 
-START_SECONDS = 120.0  # for a new process to import its libraries, on a machine that is busy
-CACHED = 100_000  # verdicts
+START_SECONDS = 120.0  # timeout for a new process to import its libraries, on a busy machine
+CACHED = 100_000  # maximum verdicts in the cache
 PACKAGE = str(Path(__file__).resolve().parents[2])
 
 _Task = tuple[str, str, "Future[Status]"]
@@ -32,8 +32,8 @@ class JudgePool:
         Args:
             judge: `module:function` that makes the judge in the worker when called with `settings`.
             workers: processes, >= 1.
-            timeout: seconds for one judgement, counted in the worker from when it begins, > 0.
-            memory_gib: address space of a worker, > 0; beyond it the judgement is an error.
+            timeout: seconds for one judgment, counted in the worker from when it begins, > 0.
+            memory_gib: address space of a worker, > 0; beyond it the judgment is an error.
         """
         for name, value in (("workers", workers), ("timeout", timeout), ("memory_gib", memory_gib)):
             if value <= 0:
@@ -46,7 +46,7 @@ class JudgePool:
         self._lock, self._started = threading.Lock(), False
 
     def submit(self, answer: str, reference: str) -> "Future[Status]":
-        """CORRECT, WRONG, TIMEOUT, or ERROR. A pair is judged once; a fault is not remembered."""
+        """CORRECT, WRONG, TIMEOUT, or ERROR. A pair is judged once; faults are not cached."""
         with self._lock:
             if not self._started:
                 self._started = True
@@ -73,16 +73,16 @@ def _stop(tasks: "queue.SimpleQueue[_Task | None]", workers: int) -> None:
 def _serve(
     pool: "weakref.ref[JudgePool]", tasks: "queue.SimpleQueue[_Task | None]", arguments: tuple[str, str], timeout: float
 ) -> None:
-    """A thread and its process: the thread outlives every process that a judgement takes down."""
+    """A thread with its worker process: the thread starts a new process whenever a judgment takes one down."""
     worker: _Worker | None = None
     while (task := tasks.get()) is not None:
         answer, reference, future = task
-        for _ in range(2):  # a process that dies for no reason of its own, once, loses nothing
+        for _ in range(2):  # retry once: the process may have died for an unrelated reason
             try:
                 if worker is None or worker.process.poll() is not None:
                     worker = _Worker(*arguments)
                 status, detail = worker.judge(answer, reference, timeout)
-            except Exception as error:  # whatever it is: this thread must live, and the verdict be given
+            except Exception as error:  # any error: this thread must survive and set a verdict
                 worker, status, detail = None, Status.ERROR, f"{DIED} ({error!r})"
             if not detail.startswith(DIED):
                 break
@@ -114,7 +114,7 @@ class _Worker:
     def judge(self, answer: str, reference: str, timeout: float) -> tuple[Status, str]:
         try:
             self.connection.send_bytes(json.dumps([answer, reference]).encode())
-            if not self.connection.poll(2 * timeout + (START_SECONDS if self.fresh else 0)):  # its own alarm comes first
+            if not self.connection.poll(2 * timeout + (START_SECONDS if self.fresh else 0)):  # the worker's own alarm comes first
                 self.process.kill()
             status, detail = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""The running-sums task: its arithmetic, its verifier, and the truth of every step of a response.
+"""The running-sums task: its arithmetic, its verifier, and the ground truth of every step of a response.
 
 A problem is `7-3+5+9`: start at the first number, add and subtract, keep the last digit (the total modulo 10). A response is one of
 
@@ -69,7 +69,7 @@ class SumsVerifier(Verifier):
 
 
 def trace(problem: str, response: str) -> list[Step]:
-    """The truth of each written step, in order; reading stops at the first thing that is not a step.
+    """The ground truth of each written step, in order; reading stops at the first thing that is not a step.
 
     A result is right if it follows from the total before it and the problem's next operand. So an error made early does not
     make later steps wrong, but copying the total or the operand wrongly does.

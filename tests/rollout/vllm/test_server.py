@@ -162,7 +162,7 @@ def test_adapters_are_added_to_the_weights_that_are_sent(engine, model):
     assert engine.load_weights(Actor(model), 2)["engine/probe_gap"] < 1e-4
 
 
-def test_a_skipped_hand_over_stops_the_run(engine, model, monkeypatch):
+def test_a_skipped_weight_sync_stops_the_run(engine, model, monkeypatch):
     async def nothing(self, session, body, seconds):
         pass
 

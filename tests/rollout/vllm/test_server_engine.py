@@ -185,7 +185,7 @@ def test_an_error_of_the_callers_comes_through_and_leaves_nothing_behind(engine)
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hand_over_is_proved_and_counted(engine, mini_model):
+def test_a_weight_sync_is_proved_and_counted(engine, mini_model):
     made, servers = engine(2)
     move(mini_model)
     proof = made.load_weights(Actor(mini_model), 7)
@@ -200,7 +200,7 @@ def test_weights_go_through_a_shared_folder(engine, mini_model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_started_anew_gets_the_weights_before_it_may_serve(engine, undisturbed):
+def test_a_restarted_server_gets_the_weights_before_it_may_serve(engine, undisturbed):
     made, (fake,) = engine(1, start_seconds=20)
     fake.die()
     fake.restart()
@@ -209,7 +209,7 @@ def test_a_server_started_anew_gets_the_weights_before_it_may_serve(engine, undi
     assert len(fake.labels) == 2 and fake.labels[0] == fake.labels[1] == made.label
 
 
-def test_a_server_that_dies_in_a_hand_over_is_left_out(engine, mini_model):
+def test_a_server_that_dies_in_a_weight_sync_is_left_out(engine, mini_model):
     made, (ill, _) = engine(2)
     ill.drop = lambda route: route == "update_weights"
     move(mini_model)
@@ -219,7 +219,7 @@ def test_a_server_that_dies_in_a_hand_over_is_left_out(engine, mini_model):
     assert len(ill.asked) == asked and ill.label.endswith("/0")  # it has old weights and was not asked
 
 
-def test_a_hand_over_that_reaches_no_server_stops(engine, mini_model):
+def test_a_weight_sync_that_reaches_no_server_stops(engine, mini_model):
     made, servers = engine(2)
     for fake in servers:
         fake.empties_its_cache = False
@@ -229,7 +229,7 @@ def test_a_hand_over_that_reaches_no_server_stops(engine, mini_model):
         made.generate(REQUESTS, SAMPLING)
 
 
-def test_a_skipped_hand_over_is_found(engine, mini_model, monkeypatch):
+def test_a_skipped_weight_sync_is_found(engine, mini_model, monkeypatch):
     made, _ = engine(2)
 
     async def nothing(self, session, body, seconds):

@@ -1,6 +1,6 @@
-"""A batch of requests over several servers. Each request ends in exactly one completion, or all stop with a reason.
+"""Dispatches a batch of requests to several servers. Each request gets exactly one completion, or the batch fails with a reason.
 
-A request names its seed, so it gives the same tokens wherever it is asked, and asking it again elsewhere changes nothing.
+A request carries its seed, so it gives the same tokens on any server, and a retry on another one changes nothing.
 """
 
 import asyncio
@@ -14,38 +14,38 @@ from typing import Any
 from vapo.rollout.vllm.server import Server, ServerFault
 from vapo.types import Completion, Request
 
-TICK = 0.5  # seconds between looks at the clock
-FIRST_REST, LONGEST_REST = 1.0, 10.0  # seconds a server is left alone after a fault: doubled each time
+TICK = 0.5  # seconds between timeout checks
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 10.0  # seconds until a server is checked again after a fault: doubled each time
 
 Task = asyncio.Task[Any]
 log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """Which servers may generate, and why the others may not."""
+    """Tracks which servers may generate, and why the others may not."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self.servers = list(servers)
         self.reset([])
 
     def reset(self, live: Sequence[Server], faults: dict[str, str] | None = None) -> None:
-        """After a hand-over of weights: `live` have them; `faults`, by url, says what the others did."""
+        """Called after a weight sync: `live` servers have the weights; `faults`, by url, says why the others do not."""
         self.live = set(live)
         self.faults = dict(faults or {})
-        self.rest = {server: FIRST_REST for server in self.servers}
-        self.due = {server: time.monotonic() for server in self.servers}  # when one that is out is asked again
+        self.backoff = {server: FIRST_BACKOFF for server in self.servers}
+        self.due = {server: time.monotonic() for server in self.servers}  # when an excluded server is checked again
 
-    def take_out(self, server: Server, fault: str) -> None:
-        """No request until it was asked again how it is."""
+    def exclude(self, server: Server, fault: str) -> None:
+        """Stops sending requests to a server until it passes a health check."""
         if server in self.live:
             log.warning("%s gets no requests for now: %s", server.url, fault)
         self.live.discard(server)
         self.faults[server.url] = fault
-        self.due[server] = time.monotonic() + self.rest[server]
-        self.rest[server] = min(2 * self.rest[server], LONGEST_REST)
+        self.due[server] = time.monotonic() + self.backoff[server]
+        self.backoff[server] = min(2 * self.backoff[server], LONGEST_BACKOFF)
 
-    def to_ask(self) -> list[Server]:
-        """Those that are out and have rested."""
+    def due_for_check(self) -> list[Server]:
+        """The excluded servers whose backoff is over."""
         return [server for server in self.servers if server not in self.live and time.monotonic() >= self.due[server]]
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Fleet:
 
 
 class Dispatch:
-    """One call of `run`; it leaves no task behind, however it ends."""
+    """One batch of requests: `run` is called once, and leaves no task behind however it ends."""
 
     def __init__(
         self,
@@ -68,35 +68,35 @@ class Dispatch:
     ) -> None:
         """
         Args:
-            ask: one completion from one server.
-            revive: makes a server that is out fit to generate with the current weights. Both raise ServerFault.
-            max_batch: requests at once, of each server.
-            retries: most times that one request is asked again.
-            start_seconds: most seconds to wait while no server is left.
+            ask: gets one completion from one server.
+            revive: health check that makes an excluded server ready to generate with the current weights. Both raise ServerFault.
+            max_batch: maximum concurrent requests per server.
+            retries: maximum retries per request.
+            start_seconds: timeout in seconds while no server is available.
         """
         self.fleet, self.requests, self.ask, self.revive, self.on_finish = fleet, requests, ask, revive, on_finish
         self.max_batch, self.retries, self.start_seconds = max_batch, retries, start_seconds
-        groups: dict[tuple[int, ...], deque[int]] = {}  # the responses to one prompt: one server has it in its prefix cache
+        groups: dict[tuple[int, ...], deque[int]] = {}  # by prompt: one server has it in its prefix cache
         for index, request in enumerate(requests):
             groups.setdefault(request.prompt_ids, deque()).append(index)
-        self.waiting = deque(groups.values())  # no server's yet
-        self.own: dict[Server, deque[int]] = {server: deque() for server in fleet.servers}  # rest of the group it is at
+        self.waiting = deque(groups.values())  # groups not assigned to a server yet
+        self.own: dict[Server, deque[int]] = {server: deque() for server in fleet.servers}  # requests left of its current group
         self.asking: dict[Task, tuple[Server, int]] = {}
-        self.busy: Counter[Server] = Counter()  # how many of them at each server
+        self.busy: Counter[Server] = Counter()  # number of running requests per server
         self.reviving: dict[Task, Server] = {}
-        self.ending: set[Task] = set()  # cancelled
-        self.done: deque[Task] = deque()
+        self.ending: set[Task] = set()  # cancelled tasks that are still running
+        self.done: deque[Task] = deque()  # finished tasks that are not handled yet
         self.some_done = asyncio.Event()
-        self.failures: Counter[int] = Counter()  # by request
+        self.failures: Counter[int] = Counter()  # failures per request
         self.completions: dict[int, Completion] = {}
 
     async def run(self) -> list[Completion]:
-        """The completions, in order.
+        """Returns the completions, in order of the requests.
 
         Raises:
             TimeoutError: no server is left; ValueError: a request failed too often, or a server refuses it.
         """
-        alive = time.monotonic()  # when a server was last there
+        alive = time.monotonic()  # when a server was last available
         try:
             while len(self.completions) < len(self.requests):
                 self._start()
@@ -106,13 +106,13 @@ class Dispatch:
                 elif time.monotonic() - alive > self.start_seconds:
                     raise TimeoutError(
                         f"no generation server is left, and none came back within {self.start_seconds:g} s: {self.fleet}. "
-                        "Start one by python src/serve.py, correct rollout.engine.urls, or raise rollout.engine.start_seconds"
+                        "Start one with python src/serve.py, correct rollout.engine.urls, or raise rollout.engine.start_seconds"
                     )
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.some_done.wait(), TICK)
                 self.some_done.clear()
                 while self.done:
-                    self._settle(self.done.popleft())
+                    self._handle(self.done.popleft())
         finally:
             left = [*self.asking, *self.reviving, *self.ending]
             for task in left:
@@ -121,8 +121,8 @@ class Dispatch:
         return [self.completions[index] for index in range(len(self.requests))]
 
     def _start(self) -> None:
-        """Gives the servers as much as they may have, the least busy first, and asks those that are out how they are."""
-        for server in set(self.fleet.to_ask()) - set(self.reviving.values()):
+        """Starts as many requests as allowed, on the least busy servers first, and the health checks that are due."""
+        for server in set(self.fleet.due_for_check()) - set(self.reviving.values()):
             self.reviving[self._task(self.revive(server))] = server
         while free := [s for s in self.fleet.servers if s in self.fleet.live and self.busy[s] < self.max_batch]:
             server = min(free, key=self.busy.__getitem__)
@@ -142,14 +142,14 @@ class Dispatch:
         return task
 
     def _next(self, server: Server) -> int | None:
-        """A request for this server: of the group it is at, of a new group, or of another server's group."""
+        """The next request for this server: from its current group, a new group, or another server's group."""
         if not self.own[server] and self.waiting:
             self.own[server] = self.waiting.popleft()
         fullest = max(self.own.values(), key=len)
         return self.own[server].popleft() if self.own[server] else fullest.pop() if fullest else None
 
-    def _settle(self, task: Task) -> None:
-        """Takes in what a task found."""
+    def _handle(self, task: Task) -> None:
+        """Handles the result of a finished task."""
         if task in self.ending:
             self.ending.remove(task)
         elif task in self.reviving:
@@ -158,21 +158,21 @@ class Dispatch:
                 task.result()
                 self.fleet.live.add(server)
             except ServerFault as fault:
-                self.fleet.take_out(server, str(fault))
+                self.fleet.exclude(server, str(fault))
         else:
             server, index = self.asking.pop(task)
             self.busy[server] -= 1
             try:
                 completion: Completion = task.result()
             except ServerFault as fault:
-                self._again(server, index, str(fault))
+                self._retry(server, index, str(fault))
             else:
                 assert index not in self.completions
                 self.completions[index] = completion
                 self.on_finish(index, completion)
 
-    def _again(self, server: Server, index: int, fault: str) -> None:
-        """Gives the failed request, and all others that the server has, to those that are left."""
+    def _retry(self, server: Server, index: int, fault: str) -> None:
+        """Excludes the server, and returns the failed request and the server's other requests to the queue."""
         self.failures[index] += 1
         if self.failures[index] > self.retries:
             raise ValueError(
@@ -181,9 +181,9 @@ class Dispatch:
             )
         self.waiting.appendleft(deque([index]))
         if server in self.fleet.live:
-            self.fleet.take_out(server, fault)
+            self.fleet.exclude(server, fault)
         for task, (at, other) in list(self.asking.items()):
-            if at is server and not task.done():  # what is done counts
+            if at is server and not task.done():  # finished ones still count
                 del self.asking[task]
                 self.busy[server] -= 1
                 self.ending.add(task)

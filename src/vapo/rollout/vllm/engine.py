@@ -1,7 +1,7 @@
-"""Rollouts by vLLM, in the training process. Only this file and vllm_worker.py import vllm.
+"""Rollouts with vLLM in the training process. Only this file and worker.py import vllm.
 
-vLLM keeps weights of its own, so every hand-over is proved: a checksum of each tensor that was sent against the trainer's, and a
-probe prompt whose log-probabilities engine and trainer must agree on.
+vLLM has its own copy of the weights, so every weight sync is verified: a checksum of each tensor that was sent against the
+trainer's, and a probe prompt on whose log-probabilities engine and trainer must agree.
 """
 
 import gc
@@ -26,7 +26,7 @@ from vapo.types import Completion, Request, SamplingParams
 
 
 class VLLMEngine:
-    """`Engine` with weights, memory and scheduler of its own."""
+    """`Engine` with its own weights, memory and scheduler."""
 
     own_weights = True
 
@@ -48,15 +48,15 @@ class VLLMEngine:
         Args:
             eos_token_ids: tokens that end a response; they are kept in it.
             path: the policy's model, for its architecture; its weights are replaced before the first token.
-            dtype: of the engine's weights.
-            max_tokens: longest prompt and response together; None for what the model allows.
-            kv_cache_mib: memory of the cache of keys and values, in MiB.
-            max_batch: most responses decoded at once.
-            enforce_eager: True skips compilation and CUDA graphs: a quick start, slower tokens.
-            max_probe_gap: nats, see the module's docstring; None takes `MAX_PROBE_GAP` of the dtype.
-            tensor_parallel: neighbouring ranks that hold one engine together, for models too large for one GPU.
-            sleep_level: what memory is freed while networks train, on a GPU: 0 none; 1 the cache, and weights go to the CPU;
-                2 both, and weights are handed over anew.
+            dtype: data type of the engine's weights.
+            max_tokens: longest prompt and response together; None for the model's limit.
+            kv_cache_mib: size of the KV cache in MiB.
+            max_batch: maximum responses decoded at once.
+            enforce_eager: True skips compilation and CUDA graphs: faster start, slower generation.
+            max_probe_gap: largest difference of log-probabilities on the probe, in nats; None takes `MAX_PROBE_GAP` of the dtype.
+            tensor_parallel: neighboring ranks that share one engine, for models too large for one GPU.
+            sleep_level: GPU memory freed while networks train: 0 none; 1 the cache, and weights are offloaded to the CPU; 2 both,
+                and weights are loaded again from the actor.
         """
         check_eos(eos_token_ids)
         if tensor_parallel < 1 or world_size() % tensor_parallel != 0:
@@ -68,20 +68,20 @@ class VLLMEngine:
             raise ValueError(f"rollout.engine.sleep_level is {sleep_level}; set it to 0 (none), 1 or 2")
         check_version()
         self.ranks_per_engine = tensor_parallel
-        self.sleep_level, self._asleep = sleep_level if torch.cuda.is_available() else 0, False  # vLLM's does nothing on a CPU
+        self.sleep_level, self._asleep = sleep_level if torch.cuda.is_available() else 0, False  # vLLM cannot sleep on a CPU
         self.eos_token_ids = list(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
         self.weights_version = -1
         self.received: dict[str, int] = {}  # checksum of each tensor that was sent
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # vLLM's core runs in this process
         for name, value in environment().items():
             os.environ.setdefault(name, value)
-        ranks_are_workers = tensor_parallel > 1 or (torch.cuda.is_available() and world_size() > 1)  # each on the GPU of its rank
+        ranks_are_workers = tensor_parallel > 1 or (torch.cuda.is_available() and world_size() > 1)  # each on its rank's GPU
         if ranks_are_workers:
             os.environ["RANK"] = str(rank())
             os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        gc.collect()  # an engine of an earlier run, collected later, would take the process groups of this one with it
+        gc.collect()  # if an earlier run's engine were collected later, it would destroy this engine's process groups
         with _random_state_kept():  # vLLM seeds every generator of the process
             from vllm import LLM
 
@@ -98,8 +98,8 @@ class VLLMEngine:
     # --- weights -------------------------------------------------------------------------------------------------------
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
-        """Streams the state dict through, one whole tensor at a time, and empties the prefix cache: its keys and values are the old
-        weights'."""
+        """Streams the state dict to vLLM, one whole tensor at a time, empties the prefix cache, which belongs to the old weights,
+        and verifies the copy."""
         self._wake()
         model = actor.language_model
         self.received = {}
@@ -133,7 +133,7 @@ class VLLMEngine:
             self.llm.sleep(level=self.sleep_level)
             self._asleep = True
             if self.sleep_level == 2:
-                self.weights_version = -1  # gone
+                self.weights_version = -1  # its weights are gone
 
     def _wake(self) -> None:
         if self._asleep:
@@ -177,7 +177,7 @@ def _completion(output: Any) -> Completion:
 
 
 class _random_state_kept:
-    """The process's random generators go on as if nothing had happened inside."""
+    """Restores the process's random states on exit, as if nothing had been drawn inside."""
 
     def __enter__(self) -> None:
         self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()

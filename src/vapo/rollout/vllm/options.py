@@ -1,4 +1,4 @@
-"""What vLLM in the training process and vLLM on servers share: versions, environment, options, parameters of a request."""
+"""vLLM settings shared by the in-process engine and the servers: versions, environment, engine options, request parameters."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from vapo.types import Request, SamplingParams
 
-WINDOW = ("0.32", "0.34")  # from the first, below the second: versions whose weight reload was tried
+WINDOW = ("0.32", "0.34")  # versions whose weight reload was tested: from the first, below the second
 
 
 def check_version() -> None:
@@ -23,16 +23,16 @@ def check_version() -> None:
         if Version(WINDOW[0]) <= Version(found.base_version) < Version(WINDOW[1]):
             return
         raise ValueError(
-            f"{name} is {found}; rollout=vllm works with {WINDOW[0]} up to below {WINDOW[1]}: pip install -e '.[vllm]'"
+            f"{name} is {found}; rollout=vllm needs at least {WINDOW[0]} and less than {WINDOW[1]}: pip install -e '.[vllm]'"
         )
     raise ValueError("rollout=vllm needs vLLM: pip install -e '.[vllm]', or on a CPU `make vllm`; or set rollout=torch")
 
 
 def environment() -> dict[str, str]:
-    """Variables to set before vLLM is imported, where they are not set yet."""
+    """Environment variables to set before vLLM is imported, unless they are set already."""
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     if not torch.cuda.is_available():
-        variables["TORCH_COMPILE_DISABLE"] = "1"  # half a minute of compilation for nothing gained
+        variables["TORCH_COMPILE_DISABLE"] = "1"  # compilation takes half a minute and gains nothing
     return variables
 
 
@@ -46,15 +46,15 @@ def options(
         "dtype": dtype,
         "max_model_len": max_tokens,
         "kv_cache_memory_bytes": kv_cache_mib * 2**20,
-        "gpu_memory_utilization": 0.1,  # not used with a cache of given size, but checked against what is free
+        "gpu_memory_utilization": 0.1,  # unused with a fixed cache size, but checked against free memory
         "max_num_seqs": max_batch,
         "enforce_eager": enforce_eager or not on_gpu,
-        "enable_chunked_prefill": on_gpu,  # on a CPU a seeded prompt in pieces is an error in vLLM
-        "enable_prefix_caching": True,  # the responses of a group share their prompt's
-        "logprobs_mode": "processed_logprobs",  # of the distribution sampled from: temperature and top-p applied
+        "enable_chunked_prefill": on_gpu,  # on a CPU, vLLM fails on chunked prompts with a seed
+        "enable_prefix_caching": True,  # the responses of a group share their prompt's cache
+        "logprobs_mode": "processed_logprobs",  # those of the sampling distribution, with temperature and top-p applied
         "skip_tokenizer_init": True,  # token ids in and out
         "trust_remote_code": trust_remote_code,
-        "seed": 0,  # each request has its own
+        "seed": 0,  # each request has its own seed
     }
 
 
@@ -65,8 +65,8 @@ def parameters(request: Request, sampling: SamplingParams, eos_token_ids: Sequen
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
         "seed": request.seed,
-        "logprobs": 0,  # of the sampled token only
+        "logprobs": 0,  # log-probability of the sampled token only
         "stop_token_ids": list(eos_token_ids),
-        "ignore_eos": True,  # the tokens above decide, all alike
+        "ignore_eos": True,  # `stop_token_ids` alone end a response
         "detokenize": False,
     }

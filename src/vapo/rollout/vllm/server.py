@@ -1,4 +1,4 @@
-"""One vLLM server, seen from the trainer: its routes over HTTP, each with a deadline, and what counts as a proper reply."""
+"""The trainer's client for one vLLM server: its HTTP routes, each with a timeout, and the checks of its replies."""
 
 import asyncio
 import base64
@@ -18,31 +18,31 @@ from torch import Tensor
 from vapo.rollout.vllm.options import parameters
 from vapo.types import Completion, Request, SamplingParams
 
-PROBE_SECONDS = 5.0  # for a route that answers at once when the server is well
+PROBE_SECONDS = 5.0  # timeout of routes that a healthy server answers immediately
 
 
 class ServerFault(OSError):
-    """A server did not do what it was asked. Says which server, what was asked and what came; ask another one."""
+    """A server failed a request; another one may succeed. The message names the server, the request and the reply."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a completion must agree with."""
+    """Properties of every valid completion."""
 
     eos_token_ids: Collection[int]
-    vocabulary: int  # token ids are below
-    label: str  # of the weights that sample it
+    vocabulary: int  # size; all token ids are below it
+    label: str  # label of the weights that sample it
 
 
 class Server:
-    """A server by its address. All methods raise ServerFault, and ValueError where the server refuses what was asked."""
+    """Client of the server at `url`. All methods raise ServerFault, or ValueError if the server refuses the request."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.max_tokens = 0  # longest prompt and response together, as it last said
+        self.max_tokens = 0  # longest prompt and response together, as last reported
 
     async def label(self, session: aiohttp.ClientSession) -> str:
-        """Of the weights it has: what `finish_update` was given, or vLLM's own word after a start."""
+        """Label of the server's weights: the one given to `finish_update`, or vLLM's default after a start."""
         models = await self._call(session, "v1/models", None, PROBE_SECONDS)
         self.max_tokens = int(self._read(models, "v1/models", lambda reply: reply["data"][0]["max_model_len"]))
         reply = await self._call(session, "weight_info", None, PROBE_SECONDS)
@@ -51,17 +51,17 @@ class Server:
     # --- weights -------------------------------------------------------------------------------------------------------
 
     async def start_update(self, session: aiohttp.ClientSession, seconds: float) -> None:
-        """Drops what it is generating, and expects buckets."""
+        """Aborts the running requests and starts a weight update; buckets follow."""
         await self._call(session, "pause?mode=abort", {}, seconds)
         await self._call(session, "collective_rpc", {"method": "end_unfinished_update"}, seconds)
         await self._call(session, "start_weight_update", {}, seconds)
 
     async def send(self, session: aiohttp.ClientSession, body: bytes, seconds: float) -> None:
-        """One bucket, made by `bucket_body`."""
+        """Sends one bucket, made by `bucket_body`."""
         await self._call(session, "update_weights", body, seconds)
 
     async def finish_update(self, session: aiohttp.ClientSession, label: str, seconds: float) -> list[dict[str, int]]:
-        """Empties the prefix cache, which is the old weights', and generates again.
+        """Ends the update, empties the prefix cache, which belongs to the old weights, and resumes generation.
 
         Returns:
             for each GPU of the server, the checksum of every tensor that it received.
@@ -79,7 +79,7 @@ class Server:
     async def generate(
         self, session: aiohttp.ClientSession, request: Request, sampling: SamplingParams, expected: Expected, seconds: float
     ) -> Completion:
-        """One completion, checked."""
+        """Generates one completion and checks it."""
         body = {
             "token_ids": list(request.prompt_ids),
             "sampling_params": parameters(request, sampling, list(expected.eos_token_ids)),
@@ -92,7 +92,7 @@ class Server:
     # --- HTTP ----------------------------------------------------------------------------------------------------------
 
     async def _call(self, session: aiohttp.ClientSession, route: str, body: dict[str, Any] | bytes | None, seconds: float) -> Any:
-        """What the route replies, parsed; GET without a body, else POST."""
+        """Calls a route and parses its reply; GET without a body, else POST."""
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         headers = {"Content-Type": "application/json"} if data else {}
         try:
@@ -105,7 +105,9 @@ class Server:
         except (aiohttp.ClientError, OSError, UnicodeDecodeError, ValueError) as error:
             raise ServerFault(f"{self.url}/{route}: {type(error).__name__} {error}") from error
         if 400 <= response.status < 500 and response.status not in (408, 429):
-            raise ValueError(f"{self.url}/{route} refuses (HTTP {response.status}): {text[:300]}; start it by python src/serve.py")
+            raise ValueError(
+                f"{self.url}/{route} refuses (HTTP {response.status}): {text[:300]}; start it with python src/serve.py"
+            )
         if response.status != 200:
             raise ServerFault(f"{self.url}/{route}: HTTP {response.status} {text[:300]}")
         return self._read(text, route, json.loads)
@@ -114,17 +116,17 @@ class Server:
         try:
             return read(reply)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise ServerFault(f"{self.url}/{route} gave a garbage reply, {type(error).__name__}: {str(error)[:200]}") from error
+            raise ServerFault(f"{self.url}/{route} gave an invalid reply, {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) -> Completion:
-    """The completion in a reply.
+    """Reads and checks the completion in a reply.
 
     Args:
-        longest: tokens; a response that was cut has as many.
+        longest: maximum response tokens; a truncated response has exactly as many.
 
     Raises:
-        ValueError, KeyError, TypeError: the reply is not what this vLLM would say.
+        ValueError, KeyError, TypeError: the reply is not a valid one.
     """
     (choice,) = reply["choices"]
     ids, reason = tuple(choice["token_ids"]), choice["finish_reason"]
@@ -132,38 +134,38 @@ def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) 
     logprobs = tuple(float(entry["logprob"]) for entry in entries)
     labels = {span["version"] for span in choice["weight_versions"]}
     if labels != {expected.label}:
-        raise ValueError(f"sampled with the weights {sorted(labels)}, and not with {expected.label}")
+        raise ValueError(f"sampled with the weights {sorted(labels)}, not with {expected.label}")
     if not all(type(token) is int and 0 <= token < expected.vocabulary for token in ids):
         raise ValueError(f"token ids outside the vocabulary of {expected.vocabulary}")
     if [entry["token_id"] for entry in entries] != list(ids):
-        raise ValueError(f"{len(entries)} log-probabilities that are not of the {len(ids)} tokens")
-    if not all(-9999 < logprob < 1e-4 and math.isfinite(logprob) for logprob in logprobs):  # -9999: vLLM's word for none
-        raise ValueError("log-probabilities that are none")
+        raise ValueError(f"{len(entries)} log-probabilities that do not belong to the {len(ids)} tokens")
+    if not all(-9999 < logprob < 1e-4 and math.isfinite(logprob) for logprob in logprobs):  # -9999: vLLM's placeholder
+        raise ValueError("log-probabilities that are not valid")
     if not 1 <= len(ids) <= longest:
-        raise ValueError(f"{len(ids)} tokens, and 1 to {longest} were asked")
+        raise ValueError(f"{len(ids)} tokens, but 1 to {longest} were requested")
     ends = [token in expected.eos_token_ids for token in ids]
     if any(ends[:-1]) or (reason, ends[-1]) not in {("stop", True), ("length", False)}:
-        raise ValueError(f"finish reason {reason!r} does not go with the tokens")
+        raise ValueError(f"finish reason {reason!r} does not match the tokens")
     if reason == "length" and len(ids) < longest:
-        raise ValueError(f"cut after {len(ids)} tokens, and {longest} were allowed")
+        raise ValueError(f"cut after {len(ids)} tokens, but {longest} were allowed")
     return Completion(ids, logprobs, finished=reason == "stop")
 
 
 @contextmanager
 def bucket_body(tensors: Mapping[str, Tensor], folder: str | None = None) -> Iterator[bytes]:
-    """What `Server.send` posts, the worker's side is `vllm_worker.Bucket`: the tensors in base64, or the path of a file in `folder`
-    that is there until the end of the context."""
+    """The body that `Server.send` posts, a `Bucket` for the worker: the tensors in base64, or the path of a file in `folder`, which
+    exists until the end of the context."""
     if folder is None:
         yield b'{"update_info": {"safetensors": "' + base64.b64encode(safetensors.torch.save(dict(tensors))) + b'"}}'
         return
     with tempfile.NamedTemporaryFile(dir=folder, prefix="vapo-", suffix=".safetensors") as file:
         safetensors.torch.save_file(dict(tensors), file.name)
-        os.chmod(file.name, 0o644)  # a server may be another user's
+        os.chmod(file.name, 0o644)  # the server may run as another user
         yield json.dumps({"update_info": {"path": file.name}}).encode()
 
 
 async def each(servers: Sequence[Server], call: Callable[[Server], Awaitable[Any]]) -> dict[Server, Any]:
-    """What `call` gives for each server, awaited together; a ServerFault stands for itself, other errors are raised."""
+    """Awaits `call` for all servers at once and returns its results; a ServerFault is a result too, other errors are raised."""
     results = await asyncio.gather(*map(call, servers), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, ServerFault):
@@ -172,7 +174,7 @@ async def each(servers: Sequence[Server], call: Callable[[Server], Awaitable[Any
 
 
 def buckets(weights: Iterator[tuple[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:
-    """Tensors, some at a time: up to `size` bytes, or one that is larger."""
+    """Groups tensors into buckets of up to `size` bytes; a larger tensor gets its own bucket."""
     bucket: dict[str, Tensor] = {}
     for name, tensor in weights:
         if bucket and sum(other.nbytes for other in bucket.values()) + tensor.nbytes > size:
@@ -185,7 +187,7 @@ def buckets(weights: Iterator[tuple[str, Tensor]], size: int) -> Iterator[dict[s
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """Without a proxy, without a limit of its own, and with a connection for each request: a server may close one that idles."""
+    """A session without proxy or connection limit. Each request gets a new connection, because a server may close idle ones."""
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
         yield session

@@ -1,8 +1,8 @@
-"""Rollouts by vLLM servers elsewhere (`python src/serve.py`): on GPUs of their own, of one node or several.
+"""Rollouts with vLLM servers (`python src/serve.py`) on dedicated GPUs, on one node or several.
 
-They keep weights of their own, so every hand-over is proved, on every server: a checksum of each tensor that arrived against the
-trainer's, and a probe prompt whose log-probabilities both must agree on. The weights bear a label, and each reply names the label
-it was sampled with: a server that was started anew in the meantime is noticed. Every wait has a deadline.
+They have their own copies of the weights, so every weight sync is verified on every server: a checksum of each tensor that arrived
+against the trainer's, and a probe prompt on whose log-probabilities both must agree. Weights have a label, and each reply names the
+label it was sampled with, so that a restarted server is noticed. Every wait has a timeout.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from vapo.rollout.vllm.server import Expected, Server, ServerFault, bucket_body,
 from vapo.rollout.vllm.weight_check import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
 from vapo.types import Completion, Request, SamplingParams
 
-Probes = dict[str, tuple[Request, Completion]]  # by url: what a server that just got its weights said
+Probes = dict[str, tuple[Request, Completion]]  # by url: the probe of a server that just got its weights
 
 
 class ServerEngine:
-    """`Engine` over HTTP. With several trainer ranks, rank 0 sends the weights, and every rank asks for its own responses."""
+    """`Engine` over HTTP. With several trainer ranks, rank 0 sends the weights, and every rank requests its own responses."""
 
     ranks_per_engine = 1
     own_weights = True
@@ -54,15 +54,16 @@ class ServerEngine:
         """
         Args:
             eos_token_ids: tokens that end a response; they are kept in it.
-            urls: of the servers, such as http://127.0.0.1:8000.
-            dtype: of the servers' weights.
-            deadline_seconds: for one response, and for one bucket of weights; a server that takes longer counts as failed.
-            start_seconds: most seconds to wait for servers to be up, when the run starts and when none is left.
-            retries: most times that one request is asked again.
-            max_batch: requests at once, of each server, from each trainer rank.
-            bucket_mib: MiB of weights sent at once (a larger tensor goes alone); in memory about four times, here and there.
+            urls: addresses of the servers, such as http://127.0.0.1:8000.
+            dtype: data type of the servers' weights.
+            deadline_seconds: timeout for one response and for one bucket of weights; a server that takes longer counts as failed.
+            start_seconds: timeout for servers to come up, when the run starts and when none is left.
+            retries: maximum retries per request.
+            max_batch: maximum concurrent requests per server from each trainer rank.
+            bucket_mib: MiB of weights per message (a larger tensor is sent alone); needs about four times that much memory on the
+                trainer and on the server.
             bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
-            max_probe_gap: nats, see the module's docstring; None takes `MAX_PROBE_GAP` of the dtype.
+            max_probe_gap: largest difference of log-probabilities on the probe, in nats; None takes `MAX_PROBE_GAP` of the dtype.
         """
         check_eos(eos_token_ids)
         if not urls or len(set(urls)) < len(urls) or not all(url.startswith(("http://", "https://")) for url in urls):
@@ -77,7 +78,7 @@ class ServerEngine:
         if files != resource.RLIM_INFINITY and len(urls) * max_batch > files - 128:
             raise ValueError(
                 f"{len(urls)} servers with {max_batch} requests each need more connections than the {files} open files that a "
-                "process may have here; call ulimit -n 65536 before, or lower rollout.engine.max_batch"
+                "process may have here; call ulimit -n 65536 first, or lower rollout.engine.max_batch"
             )
         self.eos_token_ids = tuple(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -86,28 +87,30 @@ class ServerEngine:
         self.retries, self.max_batch, self.bucket_bytes = retries, max_batch, bucket_mib * 2**20
         self.bucket_folder = bucket_folder
         if bucket_folder is not None and not os.path.isdir(bucket_folder):
-            raise ValueError(f"rollout.engine.bucket_folder is {bucket_folder}, which is no folder here; null sends by HTTP")
+            raise ValueError(
+                f"rollout.engine.bucket_folder is {bucket_folder}, which is not a folder here; set it to null to send by HTTP"
+            )
         self.fleet = Fleet([Server(url) for url in urls])
         self.weights_version = -1
-        self.label = ""  # of the current weights
-        self.run = uuid.uuid4().hex[:12]  # no other training's weights have our labels
+        self.label = ""  # label of the current weights
+        self.run = uuid.uuid4().hex[:12]  # part of the labels, so that no other run has the same ones
         self.actor: Actor | None = None
         self.sent: dict[str, int] = {}  # checksum of each tensor of the current weights; on rank 0
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
-        """Sends the weights to all servers that are up, and proves that they arrived.
+        """Sends the weights to all servers that are up, and verifies that they arrived.
 
         Returns:
             `engine/probe_gap` and `engine/servers`, how many have the weights.
 
         Raises:
-            ValueError: a server has other weights, named.
-            TimeoutError: a server is not up, at the first hand-over; no server is up, at later ones.
-            ServerFault: the last server failed meanwhile. Ranks whose own work did not fail raise a ValueError.
+            ValueError: a server has other weights; the message names the tensors.
+            TimeoutError: at the first sync, a server is not up; at later ones, no server is up.
+            ServerFault: the last server failed during the sync. Ranks that did not fail themselves raise ValueError.
         """
-        barrier()  # a hand-over drops what the servers are generating: no rank may be waiting for it
+        barrier()  # a sync aborts the running requests: no rank may be waiting for one
         first, self.weights_version = self.actor is None, -1
         label, faults, probes = f"{self.run}/{version}", dict[str, str](), Probes()
         weights = self._weights(actor)
@@ -116,7 +119,7 @@ class ServerEngine:
                 if rank() == 0:
                     probes, faults = asyncio.run(self._send_to_all(actor, weights, label, wait_for_all=first))
             finally:
-                deque(weights, maxlen=0)  # all ranks take part in making whole tensors of sharded ones, also when rank 0 failed
+                deque(weights, maxlen=0)  # gathering sharded tensors takes all ranks, even if rank 0 failed
         sizes = [server.max_tokens for server in self.fleet.servers]
         ((label, faults, probes, sizes),) = gather_lists([(label, faults, probes, sizes)] if rank() == 0 else [])
         for server, size in zip(self.fleet.servers, sizes, strict=True):
@@ -130,23 +133,23 @@ class ServerEngine:
         return {"engine/probe_gap": max(gaps.values()), "engine/servers": float(len(probes))}
 
     def sleep(self) -> None:
-        """Nothing: servers have memory of their own."""
+        """Does nothing: servers have their own memory."""
 
     def _weights(self, actor: Actor) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in merged_weights(actor.language_model):
-            yield name, tensor.detach().to(device="cpu", dtype=self.dtype, copy=True).contiguous()  # tied ones apart
+            yield name, tensor.detach().to(device="cpu", dtype=self.dtype, copy=True).contiguous()  # a copy of tied ones too
 
     async def _send_to_all(
         self, actor: Actor, weights: Iterator[tuple[str, Tensor]], label: str, wait_for_all: bool
     ) -> tuple[Probes, dict[str, str]]:
-        """The probes of the servers that have the weights now, and the others' faults."""
+        """Sends the weights; returns the probes of the servers that have them now, and the faults of the others."""
         async with open_session() as session:
             up = await self._up(session, wait_for_all)
             self.sent = {}
             return await self._send(session, up, actor, weights, label)
 
     async def _up(self, session: aiohttp.ClientSession, wait_for_all: bool) -> list[Server]:
-        """Waits until servers answer: all of them, or one of them."""
+        """Waits until all servers answer, or at least one; returns those that answer."""
         servers, begin = self.fleet.servers, time.monotonic()
         while True:
             found = await each(servers, lambda server: server.label(session))
@@ -156,7 +159,7 @@ class ServerEngine:
             if time.monotonic() - begin > self.start_seconds:
                 raise TimeoutError(
                     f"{len(faults)} of {len(servers)} generation servers were not up within {self.start_seconds:g} s: "
-                    f"{'; '.join(faults)}. Start them by python src/serve.py, correct rollout.engine.urls, or raise "
+                    f"{'; '.join(faults)}. Start them with python src/serve.py, correct rollout.engine.urls, or raise "
                     "rollout.engine.start_seconds"
                 )
             await asyncio.sleep(1)
@@ -169,10 +172,10 @@ class ServerEngine:
         weights: Iterator[tuple[str, Tensor]],
         label: str,
     ) -> tuple[Probes, dict[str, str]]:
-        """Hands the weights over, compares checksums, and asks the probe. A server that fails is left out.
+        """Sends the weights, compares checksums, and generates the probe. A server that fails is left out.
 
         Raises:
-            ServerFault: these are other weights than `self.sent`, which the label stands for: the actor has been trained meanwhile.
+            ServerFault: no server got the weights, or they are not `self.sent`, which the label names: the actor has moved on.
         """
         faults: dict[str, str] = {}
         expected: dict[str, int] = {}
@@ -191,7 +194,7 @@ class ServerEngine:
             with bucket_body(bucket, self.bucket_folder) as body:
                 await do(lambda server, body=body: server.send(session, body, self.deadline_seconds))  # type: ignore[misc]
         if self.sent and self.sent != expected:
-            raise ServerFault("it was started anew, and the weights it should have are gone; it gets the next ones")
+            raise ServerFault("it was restarted, and the weights it should have are gone; it gets the next ones")
         self.sent = expected
         arrived = await do(lambda server: server.finish_update(session, label, self.deadline_seconds))
         for server, workers in arrived.items():
@@ -225,10 +228,8 @@ class ServerEngine:
                 label = await server.label(session)
                 if label == self.label:
                     return
-                if (
-                    world_size() > 1 or threading.current_thread() is not threading.main_thread()
-                ):  # where the actor trains meanwhile
-                    raise ServerFault(f"{server.url} was started anew, and gets the weights when they are next handed over")
+                if world_size() > 1 or threading.current_thread() is not threading.main_thread():  # the actor may be training
+                    raise ServerFault(f"{server.url} was restarted, and gets the weights at the next sync")
                 probes, _ = await self._send(session, [server], actor, self._weights(actor), self.label)
                 check_gap(probe_gap(actor, *probes[server.url]), self.max_probe_gap, f"the server {server.url}")
 
@@ -241,6 +242,6 @@ class ServerEngine:
     def _asks(
         self, session: aiohttp.ClientSession, actor: Actor, sampling: SamplingParams, label: str
     ) -> Callable[[Server, Request], Coroutine[Any, Any, Completion]]:
-        """A function that asks a server for one completion."""
+        """Returns a function that gets one completion from a server."""
         expected = Expected(self.eos_token_ids, actor.language_model.config.get_text_config().vocab_size, label)
         return lambda server, request: server.generate(session, request, sampling, expected, self.deadline_seconds)

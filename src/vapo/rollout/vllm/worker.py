@@ -1,7 +1,7 @@
-"""Inside the workers of a vLLM server: weights that come in HTTP requests, by vLLM's own weight-transfer API.
+"""Runs in the workers of a vLLM server: receives weights in HTTP requests through vLLM's weight-transfer API.
 
-`src/serve.py` names `WorkerExtension` to vLLM, whose workers then import this file; that registers the transfer as `vapo_http`.
-Each request brings a bucket of whole tensors in checkpoint format; vLLM cuts and repacks them, as when it loads a file.
+`src/serve.py` passes `WorkerExtension` to vLLM, whose workers then import this file; that registers the transfer as `vapo_http`.
+Each request brings a bucket of whole tensors in checkpoint format; vLLM cuts and repacks them, as when loading a file.
 """
 
 import base64
@@ -19,14 +19,14 @@ from vapo.distributed.sharding import checksum
 
 @dataclass
 class Bucket(WeightTransferUpdateInfo):
-    """Some tensors by name: a safetensors file in base64, or the path of one."""
+    """Named tensors: a safetensors file in base64, or the path of one."""
 
     safetensors: str = ""
     path: str = ""
 
 
 class HTTPWeightTransfer(WeightTransferEngine[WeightTransferInitInfo, Bucket]):
-    """Loads buckets, and keeps the checksum of every tensor that came since the update began."""
+    """Loads buckets, and keeps the checksum of every tensor received since the update began."""
 
     init_info_cls, update_info_cls = WeightTransferInitInfo, Bucket
 
@@ -36,16 +36,16 @@ class HTTPWeightTransfer(WeightTransferEngine[WeightTransferInitInfo, Bucket]):
         self.updating = False
 
     def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
-        """There is no connection to make: each bucket is a request of its own."""
+        """Does nothing: there is no connection to open, each bucket is a separate request."""
 
     def start_weight_update(self) -> None:
-        if self.updating:  # a trainer died in the middle: its half-filled layers must not count for this update
+        if self.updating:  # a trainer died during its update: its half-filled layers must not count for this one
             self.finish_weight_update()
         initialize_layerwise_reload(self.model)
         self.received, self.updating = {}, True
 
     def receive_weights(self, update_info: Bucket) -> None:
-        if update_info.path:  # mapped into memory: stays readable when the trainer has removed it
+        if update_info.path:  # memory-mapped: stays readable after the trainer removes it
             tensors = safetensors.torch.load_file(update_info.path)
         else:
             tensors = safetensors.torch.load(base64.b64decode(update_info.safetensors))
@@ -63,17 +63,17 @@ class HTTPWeightTransfer(WeightTransferEngine[WeightTransferInitInfo, Bucket]):
 
 
 class WorkerExtension:
-    """What the trainer may call in every worker, beside vLLM's own methods."""
+    """Methods that the trainer can call in every worker, in addition to vLLM's own."""
 
     weight_transfer_engine: HTTPWeightTransfer
     _weight_update_active: bool
 
     def end_unfinished_update(self) -> None:
-        """Lets an update begin although the last one never ended."""
+        """Allows a new update to begin even if the last one never ended."""
         self._weight_update_active = False
 
     def received_checksums(self) -> dict[str, int]:
-        """By tensor, of the weights that came last."""
+        """Checksum of each tensor received in the last update."""
         return self.weight_transfer_engine.received
 
 

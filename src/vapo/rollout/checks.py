@@ -1,0 +1,41 @@
+"""Checks that rollouts can be trained on as configured; errors say what to set."""
+
+from vapo.algorithms import PolicyGradient
+from vapo.rollout.engine import Engine
+from vapo.types import SamplingParams
+
+
+def check_sampling(sampling: SamplingParams, algorithm: PolicyGradient, prefetch: int) -> None:
+    """Raises ValueError if rollouts sampled this way cannot be trained on."""
+    if sampling.temperature == 0:
+        raise ValueError("rollout.sampling.temperature is 0: greedy rollouts do not explore; set it above 0, the paper's is 1.0")
+    if algorithm.mismatch is not None and sampling.top_p < 1:
+        raise ValueError(
+            f"algorithm.mismatch compares whole distributions, but rollout.sampling.top_p is {sampling.top_p}: set it to 1, or "
+            "algorithm.mismatch to null"
+        )
+    if prefetch not in (0, 1):
+        raise ValueError(f"rollout.prefetch is {prefetch}; set it to 0, or to 1 for rollouts one policy step old")
+    if prefetch == 1 and sampling.top_p < 1:
+        raise ValueError(
+            f"rollout.prefetch=1 uses the engine's log-probabilities as the old policy's, but with rollout.sampling.top_p "
+            f"{sampling.top_p} they are of a truncated distribution: set top_p to 1, or prefetch to 0"
+        )
+    if prefetch == 1 and (algorithm.dynamic_sampling or algorithm.mismatch is not None):
+        raise ValueError(
+            "rollout.prefetch=1 needs algorithm.dynamic_sampling=false, which draws more prompts after seeing the rollouts, "
+            "and algorithm.mismatch=null: old log-probabilities are the engine's own"
+        )
+
+
+def check_engine(engine: Engine, prefetch: bool, actor_is_sharded: bool) -> None:
+    """Raises ValueError if this engine cannot generate while networks train."""
+    if prefetch and (engine.ranks_per_engine > 1 or getattr(engine, "sleep_level", 0) > 0):
+        raise ValueError(
+            "rollout.prefetch=1 generates while networks train: set rollout.engine.tensor_parallel=1, as collectives "
+            "would mix, and rollout.engine.sleep_level=0"
+        )
+    if prefetch and not (engine.own_weights or actor_is_sharded):
+        raise ValueError(
+            "rollout.prefetch=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
+        )

@@ -107,13 +107,13 @@ def test_shares_of_micro_batches_add_up_to_the_mean_over_minibatches():
         parts = [rng.random() if number < 2 else 0.0 for _ in cut]
         values.append(sum(parts))
         for size, part in zip(cut, parts, strict=True):
-            metrics.share("actor/positive_nll", torch.tensor(part), size / 6 if number < 2 else 0.0)
-            metrics.share("critic/value_loss", part, size / 6)
+            metrics.part("actor/positive_nll", torch.tensor(part), size / 6 if number < 2 else 0.0)
+            metrics.part("critic/value_loss", part, size / 6)
     found = metrics.flush()
     assert found["actor/positive_nll"] == pytest.approx(sum(values[:2]) / 2, rel=1e-6)
     assert found["critic/value_loss"] == pytest.approx(sum(values) / 3, rel=1e-6)
     with pytest.raises(AssertionError, match="reward/mean"):
-        metrics.share("reward/mean", 1.0, 1.0)
+        metrics.part("reward/mean", 1.0, 1.0)
 
 
 def test_the_clock_adds_up_phases_even_when_they_fail():

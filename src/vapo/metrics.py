@@ -120,15 +120,16 @@ class StepMetrics:
             total = total.detach().double().cpu()
         self._metrics[name].update(total, float(count))
 
-    def share(self, name: str, value: Tensor | float, share: float) -> None:
-        """Adds one micro-batch's share of a minibatch's mean.
+    def part(self, name: str, value: Tensor | float, fraction: float) -> None:
+        """Adds one micro-batch's part of a mean over minibatches: parts of the value add up to the minibatch's value.
 
         Args:
-            share: the micro-batch's share of the minibatch's rollouts, 0 to 1; a minibatch whose shares are all 0 is left out of
-                the mean.
+            value: the micro-batch's part of the minibatch's value, already divided by the minibatch's denominator.
+            fraction: of the minibatch's rollouts, those in this micro-batch; it counts whole minibatches. 0 throughout a minibatch
+                leaves that minibatch out of the mean.
         """
         assert name in SHARES, name
-        self.mean(name, value, share)
+        self.mean(name, value, fraction)
 
     def explained_variance(self, name: str, sums: Tensor) -> None:
         self._metrics[name].update(sums.cpu())

@@ -29,11 +29,11 @@ from vapo.rollout.engine import Engine
 from vapo.rollout.sampler import Sampler
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
-COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")  # of finished ones, in checkpoints
+COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")  # completed; saved in checkpoints
 
 
 class RLModule(LightningModule):
-    """Actor and critic under manual optimization. Its clock is the RL step: a batch of prompts, several updates of each network.
+    """Actor and critic under manual optimization. One `training_step` is one RL step: a batch of prompts, several updates of each.
 
     `sampler` turns prompts into rollouts, `learners` run and train the networks; all are built in `configure_model`. There is a
     critic if the algorithm needs one, and a frozen copy of the initial policy, the `reference`, if it has a KL loss.
@@ -65,13 +65,13 @@ class RLModule(LightningModule):
     ) -> None:
         """
         Args:
-            prefetch: 1 generates the next step's rollouts while this step's train; 0 does not.
+            prefetch: 1 generates the next step's rollouts while the networks train on this step's; 0 does not.
             policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
             minibatch_rollouts: rollouts per optimizer step; must divide the rollouts of a step.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
             microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`.
-            sharding: of networks over ranks, with trainer=fsdp.
-            seed: of sampling and minibatch order.
+            sharding: how networks are sharded over ranks, with trainer=fsdp.
+            seed: seeds sampling and minibatch order.
         """
         super().__init__()
         check_sampling(sampling, algorithm, prefetch)
@@ -88,13 +88,13 @@ class RLModule(LightningModule):
         limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
         self.make_learner = partial(Learner, self.manual_backward, self.metrics, *limits)
         self.learners: dict[str, Learner] = {}
-        self.actor_frozen = False  # set by the ValuePretraining callback (technique 1)
-        self.actor_trained = False  # in the last step
+        self.actor_frozen = False  # True in the first `value_pretraining_steps`: set and reset by the ValuePretraining callback
+        self.actor_trained = False  # whether it did in the last step
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
         self.sampled: list[Rollout] = []  # all rollouts of the last step
         self.rollouts: list[Rollout] = []  # the subset that is trained on: all of them unless dynamic sampling is on
         self.batch: Batch | None = None
-        self.latest: dict[str, float] = {}  # newest value of every metric, for people
+        self.latest: dict[str, float] = {}  # newest value of every metric, for display
         self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = self.rollouts_sampled = 0
 
     # --- one step of the algorithm -----------------------------------------------------------------------------------
@@ -119,15 +119,15 @@ class RLModule(LightningModule):
         with self.clock.phase("rollout"):
             prefetched = self.sampler.take_prefetched()
         self.staleness = 0 if prefetched is None else 1
-        self.rollouts = self.sampled = prefetched or draw(0)
+        self.rollouts = self.sampled = draw(0) if prefetched is None else prefetched
         if self.prefetch and not self.actor_frozen and self.policy_step + 1 < self.policy_steps:
             self.sync()  # the next step's rollouts come from the policy as it is now, before this step's updates
             self.sampler.prefetch(data.draw(1), group_size, self.sampling, self.seed, self.rl_step + 1)
         return self.rollouts
 
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
-        """Adds the critic's values and the actor's log-probabilities as they are before the first update."""
-        self.sampler.engine.sleep()  # frees GPU memory, if the engine can
+        """Adds the critic's values and the actor's log-probabilities as they are before the first update, without gradient."""
+        self.sampler.engine.sleep()  # frees GPU memory, if `sleep_level` is set, which excludes a prefetch
         learners, temperature, batch = self.learners, self.sampling.temperature, collate(rollouts)
         with self.clock.phase("annotate", len(batch.token_N)):
             if self.algorithm.needs_critic:
@@ -143,7 +143,7 @@ class RLModule(LightningModule):
         return batch
 
     def improve(self, batch: Batch) -> None:
-        """Updates the critic on every minibatch, then the actor; only the critic while the actor is frozen (technique 1)."""
+        """All epochs of the critic, then all epochs of the actor; only the critic while the actor is frozen (technique 1)."""
         if self.algorithm.needs_critic:
             self.critic_updates += self.update("critic", self.critic_loss, batch)
         if not self.actor_frozen:
@@ -165,7 +165,7 @@ class RLModule(LightningModule):
         self.record(self.metrics.flush())
         self.datamodule.consume(len(self.sampled) // self.datamodule.group_size)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()  # raw optimizers leave Lightning's global_step at 0; now it, and max_steps, count RL steps
+        progress.increment_ready()  # Lightning does not count steps of raw optimizers: its global_step and max_steps count RL steps
         progress.increment_completed()
         self.trainer.should_stop = self.trainer.should_stop or self.is_last_step
 
@@ -179,7 +179,7 @@ class RLModule(LightningModule):
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
                 for index_B in self.minibatches(len(batch), epoch):
                     minibatch = batch.select(index_B)
-                    counts = self.algorithm.normalizers(minibatch)  # over the whole minibatch, before it is cut
+                    counts = self.algorithm.normalizers(minibatch)  # denominators of the losses, over the whole minibatch
                     with self.clock.phase(f"{name}_update", len(minibatch.token_N)):
                         learner.update(minibatch, partial(loss, counts=counts), dump)
                     updates += 1
@@ -187,19 +187,19 @@ class RLModule(LightningModule):
         return updates
 
     def critic_loss(self, micro: MicroBatch, counts: Normalizers) -> Tensor:
-        """This micro-batch's share of the critic's loss."""
+        """This micro-batch's part of the minibatch's critic loss; the parts add up."""
         assert isinstance(self.algorithm, ActorCritic)
         loss = self.algorithm.critic_loss(self.critic(micro), micro, counts)
-        self.metrics.share("critic/value_loss", loss, len(micro.index_B) / counts.sequences)
+        self.metrics.part("critic/value_loss", loss, len(micro.index_B) / counts.sequences)
         return loss
 
     def actor_loss(self, micro: MicroBatch, counts: Normalizers) -> Tensor:
-        """This micro-batch's share of the actor's loss."""
+        """This micro-batch's part of the minibatch's actor loss; the parts add up."""
         logprob_R, entropy_R = self.actor(micro, self.sampling.temperature)
         loss, diagnostics = self.algorithm.actor_loss(logprob_R, micro, counts)
-        share = len(micro.index_B) / counts.sequences
-        self.metrics.share("actor/surrogate_loss", diagnostics.pop("surrogate"), share)
-        self.metrics.share("actor/positive_nll", diagnostics.pop("positive_nll"), share if counts.positive_tokens > 0 else 0.0)
+        fraction = len(micro.index_B) / counts.sequences  # of the minibatch's rollouts
+        self.metrics.part("actor/surrogate_loss", diagnostics.pop("surrogate"), fraction)
+        self.metrics.part("actor/positive_nll", diagnostics.pop("positive_nll"), fraction if counts.positive_tokens > 0 else 0.0)
         self.metrics.mean("actor/entropy_mean", entropy_R.sum(), len(entropy_R))
         for name, total in diagnostics.items():
             self.metrics.mean(f"actor/{name}", total, len(logprob_R))
@@ -218,15 +218,15 @@ class RLModule(LightningModule):
         """Rollouts of the current policy, for callbacks too: they pass a negative `rl_step`, so that their sampling seeds differ
         from those of training, and the `phase` in which time is counted."""
         self.sync()
-        needed = nullcontext() if self.sampler.engine.own_weights else self.learners["actor"].on_device()
-        with needed, self.clock.phase(phase):
+        actor_on_device = nullcontext() if self.sampler.engine.own_weights else self.learners["actor"].on_device()
+        with actor_on_device, self.clock.phase(phase):
             rollouts = self.sampler.sample(prompts, group_size, sampling, self.seed, rl_step)
         self.clock.tokens[phase] += sum(len(rollout.completion.token_ids) for rollout in rollouts)
         return rollouts
 
     def sync(self) -> None:
         """Weight sync: loads the actor's weights into the engine if the engine's are stale."""
-        if self.sampler.is_stale(self.actor_updates):
+        if self.sampler.needs_weights(self.actor_updates):
             with self.clock.phase("sync"), self.learners["actor"].on_device():
                 for name, value in self.sampler.engine.load_weights(self.actor, self.actor_updates).items():
                     self.metrics.mean(name, value)
@@ -297,4 +297,4 @@ class RLModule(LightningModule):
         saved = checkpoint["vapo"]
         for name in COUNTERS:
             setattr(self, name, saved[name])
-        self.sampler.load_state_dict(saved.get("prefetched", saved.get("ahead")))  # `ahead`: checkpoints before November 2026
+        self.sampler.load_state_dict(saved.get("prefetched", saved.get("ahead")))  # older checkpoints say `ahead`

@@ -1,12 +1,13 @@
 """Data types shared by all modules, and the axis suffixes of tensor names:
 
     P prompts of one RL step        G rollouts of one group (one prompt)
-    B = P * G rollouts              T response tokens, padded to the longest of the batch
+    B rollouts, P * G in a step     T response tokens, padded to the longest of the batch
     L prompt + response tokens      R response tokens of all rollouts, concatenated without padding
     V vocabulary                    N prompt and response tokens of all rollouts, concatenated without padding
     K samples of one problem in an evaluation
 
-The data types are frozen dataclasses. The networks are in `models/` and train in `learner.py`.
+A policy step is an RL step in which the actor trains; in value pretraining it does not. A1 to A25 in comments are entries of
+docs/vapo.md: what the paper leaves open, and what is done here. The networks are in `models/` and train in `learner.py`.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -42,7 +43,7 @@ class Verdict:
 class Prompt:
     """One problem as a tokenized prompt."""
 
-    index: int  # position in the endless, seeded stream of problems; keys the sampling seed
+    index: int  # position in the endless, seeded stream of problems; part of the sampling seed
     text: str  # prompt text, template applied
     reference: str  # the answer the verifier compares with
     token_ids: tuple[int, ...]  # `text` tokenized, length >= 1
@@ -89,7 +90,7 @@ class Rollout:
     prompt: Prompt
     group: int  # 0 .. P-1 within one RL step, assigned when the prompt is repeated
     completion: Completion
-    text: str  # decoded for people and verifiers; training reads completion.token_ids
+    text: str  # decoded for display and verifiers; training reads completion.token_ids
     verdict: Verdict
 
     @property

@@ -48,11 +48,12 @@ class ActorCritic(PolicyGradient):
         )
 
     def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
-        """Adds advantages and value targets to an annotated batch (techniques 2 and 3).
+        """Adds advantages and value targets to an annotated batch (techniques 2 and 3). The reward, 1 for a correct response and -1
+        for any other, is on the last token.
 
         Args:
             batch: must have `value_R`.
-            monte_carlo: use plain returns as value targets, regardless of `critic_lambda`: value pretraining (technique 1).
+            monte_carlo: True during value pretraining (technique 1): value targets are plain returns, whatever `critic_lambda`.
         """
         assert batch.value_R is not None
         mask_BT, value_BT = batch.mask_BT, batch.pad(batch.value_R)
@@ -80,7 +81,7 @@ class ActorCritic(PolicyGradient):
         return gae(reward_BT, torch.zeros_like(reward_BT), mask_BT, 1.0, self.gamma)[mask_BT]
 
     def critic_loss(self, value_R: Tensor, micro: MicroBatch, counts: Normalizers) -> Tensor:
-        """This micro-batch's share of the critic's loss: a mean over tokens, whatever the actor's aggregation (A20).
+        """This micro-batch's part of the critic's loss: (V - target)² / 2, a mean over tokens at any loss_aggregation (A20).
 
         Args:
             value_R: values under the critic being trained, with gradient.

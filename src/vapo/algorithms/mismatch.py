@@ -10,6 +10,8 @@ from torch import Tensor
 from vapo.algorithms.masked import masked_fill
 from vapo.algorithms.policy_loss import MAX_LOG_RATIO
 
+MISMATCH = ("truncate", "mask", "sequence_truncate", "sequence_mask")
+
 
 def truncated_ratio(log_rho_BT: Tensor, high: float) -> Tensor:
     """Truncated importance sampling, token by token: min(rho, high).
@@ -46,3 +48,15 @@ def sequence_mask(log_rho_BT: Tensor, mask_BT: Tensor, low: float, high: float) 
     mean_B = masked_fill(log_rho_BT, mask_BT).sum(-1) / mask_BT.sum(-1)
     rho_B = mean_B.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return ((rho_B >= low) & (rho_B <= high)).to(log_rho_BT.dtype)[:, None].expand_as(log_rho_BT)
+
+
+def mismatch_weight(kind: str, log_rho_BT: Tensor, mask_BT: Tensor, low: float, high: float) -> Tensor:
+    """The weight of each token's policy loss; `kind` is one of MISMATCH."""
+    if kind == "truncate":
+        return truncated_ratio(log_rho_BT, high)
+    if kind == "mask":
+        return masked_ratio(log_rho_BT, low, high)
+    if kind == "sequence_truncate":
+        return truncated_sequence_ratio(log_rho_BT, mask_BT, high)
+    assert kind == "sequence_mask", kind
+    return sequence_mask(log_rho_BT, mask_BT, low, high)

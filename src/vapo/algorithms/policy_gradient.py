@@ -4,7 +4,6 @@ Two subclasses complete it: `ActorCritic` (PPO, VC-PPO, VAPO) and `GroupRelative
 `Batch` out; tensors in, losses out.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,17 +12,10 @@ from torch import Tensor
 
 from vapo.algorithms.diagnostics import clip_indicators, kl_k1, kl_k3
 from vapo.algorithms.masked import masked_fill, sequence_mean, token_mean
-from vapo.algorithms.mismatch import masked_ratio, sequence_mask, truncated_ratio, truncated_sequence_ratio
+from vapo.algorithms.mismatch import MISMATCH, mismatch_weight
 from vapo.algorithms.policy_loss import clipped_surrogate, positive_example_nll
 from vapo.algorithms.rewards import outcome_reward, overlong_penalty
 from vapo.types import Batch, MicroBatch
-
-MISMATCH: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
-    "truncate": lambda log_rho_BT, mask_BT, low, high: truncated_ratio(log_rho_BT, high),
-    "mask": lambda log_rho_BT, mask_BT, low, high: masked_ratio(log_rho_BT, low, high),
-    "sequence_truncate": lambda log_rho_BT, mask_BT, low, high: truncated_sequence_ratio(log_rho_BT, mask_BT, high),
-    "sequence_mask": sequence_mask,
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +134,7 @@ class PolicyGradient:
         surrogate_BT = clipped_surrogate(log_ratio_BT, advantage_BT, self.clip_low, self.clip_high, self.dual_clip)
         if self.mismatch is not None:
             log_rho_BT = old_logprob_BT - micro.padded("sampler_logprob_R")
-            surrogate_BT = MISMATCH[self.mismatch](log_rho_BT, mask_BT, self.mismatch_low, self.mismatch_high) * surrogate_BT
+            surrogate_BT = mismatch_weight(self.mismatch, log_rho_BT, mask_BT, self.mismatch_low, self.mismatch_high) * surrogate_BT
         surrogate = self.aggregate(surrogate_BT, mask_BT, counts)
         nll_BT = positive_example_nll(logprob_BT, mask_BT, micro.part.correct_B.to(mask_BT.device))
         positive_nll = token_mean(nll_BT, mask_BT, counts.positive_tokens)

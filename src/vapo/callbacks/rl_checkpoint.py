@@ -12,7 +12,7 @@ import torch
 from lightning import Callback, Trainer
 
 from vapo.checkpoints import checkpoint_name, digest_files, publish, random_state, remove, restore_random_state, saved_checkpoints
-from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, rank, share, sum_over_ranks, world_size
+from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, rank, rank_slice, sum_over_ranks, world_size
 from vapo.distributed.strategy import FSDP2
 from vapo.module import RLModule
 
@@ -105,7 +105,7 @@ class RLCheckpoint(Callback):
                 trainer.strategy.finish_saving()
             barrier()
             with raise_on_all_ranks():
-                digests = digest_files(partial, share)
+                digests = digest_files(partial, rank_slice)
             digests = dict(gather_lists(list(digests.items())))
             with raise_on_all_ranks():
                 if rank() == 0:

@@ -21,7 +21,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(size: int, ranks_per_engine: int = 1) -> slice:
+def rank_slice(size: int, ranks_per_engine: int = 1) -> slice:
     """This rank's contiguous part of `size` items; part sizes differ by at most one, and parts are in rank order.
 
     Args:

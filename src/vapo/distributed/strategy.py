@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from vapo.checkpoints import REST, check_intact
-from vapo.distributed.ranks import raise_on_all_ranks, share
+from vapo.distributed.ranks import raise_on_all_ranks, rank_slice
 
 
 def backend(device: torch.device) -> str:
@@ -111,7 +111,7 @@ class FSDP2(ModelParallelStrategy):
         assert self.lightning_module is not None
         path = Path(checkpoint_path)
         with raise_on_all_ranks():
-            check_intact(path, share)
+            check_intact(path, rank_slice)
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=weights_only)
         state: dict[str, Any] = {"model": self.lightning_module.state_dict()}
         for i, optimizer in enumerate(self.optimizers):

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank, share
+from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank, rank_slice
 from vapo.rollout.engine import Engine
 from vapo.rollout.prefetch import Prefetch, Work
 from vapo.types import FAULTS, Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
@@ -33,12 +33,12 @@ class Sampler:
     ) -> None:
         """
         Args:
-            context: entered around generation, such as the trainer's precision.
+            context: a context manager to enter around generation, such as the trainer's precision.
         """
         self.engine, self.tokenizer, self.verifier, self.context = engine, tokenizer, verifier, context
         self.prefetched = Prefetch()
 
-    def is_stale(self, version: int) -> bool:
+    def needs_weights(self, version: int) -> bool:
         """Whether the engine's weights are not the actor's `version`. Waits for a running prefetch."""
         self.prefetched.wait()
         return self.engine.weights_version != version
@@ -57,13 +57,13 @@ class Sampler:
         Returns:
             B = P * G rollouts, prompt after prompt. A response cut at the length limit is NO_ANSWER, unverified.
         """
-        rollouts = self._gather(lambda: self._share(prompts, group_size, sampling, seed, rl_step))
+        rollouts = self._gather(lambda: self._generate(prompts, group_size, sampling, seed, rl_step))
         self._check_faults(rollouts)
         return rollouts
 
     def prefetch(self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int) -> None:
         """Starts `sample` on a thread; `take_prefetched` returns its rollouts."""
-        self.prefetched.start(lambda: self._share(prompts, group_size, sampling, seed, rl_step))
+        self.prefetched.start(lambda: self._generate(prompts, group_size, sampling, seed, rl_step))
 
     def take_prefetched(self) -> list[Rollout] | None:
         """Waits for the rollouts of `prefetch`; None if it was not called."""
@@ -71,29 +71,30 @@ class Sampler:
         self._check_faults(rollouts or [])
         return rollouts
 
-    def _share(
+    def _generate(
         self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int
     ) -> list[Rollout]:
         """This rank's rollouts, without communication; early responses are verified while later ones are generated."""
-        asked = [(group, sample) for group in range(len(prompts)) for sample in range(group_size)]
-        asked = asked[share(len(asked), self.engine.ranks_per_engine)]
+        assignments = [(group, sample) for group in range(len(prompts)) for sample in range(group_size)]
+        assignments = assignments[rank_slice(len(assignments), self.engine.ranks_per_engine)]
         requests = [
-            Request(prompts[group].token_ids, sampling_seed(seed, rl_step, prompts[group].index, sample)) for group, sample in asked
+            Request(prompts[group].token_ids, sampling_seed(seed, rl_step, prompts[group].index, sample))
+            for group, sample in assignments
         ]
         texts: dict[int, str] = {}
         verdicts: dict[int, Future[Verdict]] = {}
 
-        def score(i: int, completion: Completion) -> None:
+        def verify(i: int, completion: Completion) -> None:
             texts[i] = str(self.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
             if completion.finished:
-                verdicts[i] = self.verifier.submit(texts[i], prompts[asked[i][0]].reference)
+                verdicts[i] = self.verifier.submit(texts[i], prompts[assignments[i][0]].reference)
 
         with self.context():
-            completions = self.engine.generate(requests, sampling, score)
+            completions = self.engine.generate(requests, sampling, verify)
         rollouts = []
         for i, completion in enumerate(completions):
             verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
-            group = asked[i][0]
+            group = assignments[i][0]
             rollouts.append(Rollout(prompts[group], group, completion, texts[i], verdict))
         return rollouts
 

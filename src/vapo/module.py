@@ -195,7 +195,7 @@ class RLModule(LightningModule):
 
     def actor_loss(self, micro: MicroBatch, counts: Normalizers) -> Tensor:
         """This micro-batch's part of the minibatch's actor loss; the parts add up."""
-        logprob_R, entropy_R = self.actor(micro, self.sampling.temperature)
+        logprob_R, entropy_R = self.actor(micro, self.sampling.temperature, with_entropy=True)
         loss, diagnostics = self.algorithm.actor_loss(logprob_R, micro, counts)
         fraction = len(micro.index_B) / counts.sequences  # of the minibatch's rollouts
         self.metrics.part("actor/surrogate_loss", diagnostics.pop("surrogate"), fraction)

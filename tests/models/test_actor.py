@@ -30,7 +30,7 @@ def test_logprob_and_entropy_are_those_of_the_model_alone(language_model, rollou
     batch, actor = collate(rollouts), Actor(language_model)
     with torch.no_grad():
         for output in (0, 1):
-            found = per_response(batch, micro_batches(batch, 40), lambda micro: actor(micro, temperature)[output])  # noqa: B023
+            found = per_response(batch, micro_batches(batch, 40), lambda micro: actor(micro, temperature, True)[output])  # noqa: B023
             for rollout, x_T in zip(rollouts, found, strict=True):
                 logits_TV = alone(language_model, rollout, temperature)
                 logprob_TV = logits_TV.log_softmax(-1)
@@ -56,7 +56,7 @@ def test_chunks_change_neither_numbers_nor_gradients(language_model, batch, chun
     results = []
     for tokens in (1000, chunk):
         actor = Actor(copy.deepcopy(language_model), logits_chunk_tokens=tokens)
-        logprob_R, entropy_R = actor(micro, 0.7)
+        logprob_R, entropy_R = actor(micro, 0.7, with_entropy=True)
         (logprob_R * weight_R).sum().backward()
         assert not entropy_R.requires_grad
         gradients = {name: parameter.grad for name, parameter in actor.named_parameters()}
@@ -68,7 +68,8 @@ def test_chunks_change_neither_numbers_nor_gradients(language_model, batch, chun
 def test_no_more_logits_than_a_chunk_exist_at_once(mini_model, batch):
     (micro,) = micro_batches(batch, 1000)
     rows = []
-    mini_model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: rows.append(output.shape[0]))
+    head = mini_model.get_output_embeddings()
+    head.register_forward_hook(lambda _, inputs, output: rows.append(output.numel() // output.shape[-1]))
     Actor(mini_model, logits_chunk_tokens=3)(micro)[0].sum().backward()
     assert max(rows) == 3
     assert sum(rows) == 2 * 34  # forward, and again in backward
@@ -76,7 +77,7 @@ def test_no_more_logits_than_a_chunk_exist_at_once(mini_model, batch):
 
 def test_logprobs_of_a_bfloat16_model_are_float32(mini_model, batch):
     (micro,) = micro_batches(batch, 1000)
-    logprob_R, entropy_R = Actor(mini_model.bfloat16())(micro)
+    logprob_R, entropy_R = Actor(mini_model.bfloat16())(micro, with_entropy=True)
     assert logprob_R.dtype == entropy_R.dtype == torch.float32
 
 
@@ -85,7 +86,7 @@ def test_from_pretrained_reads_the_saved_model(mini_model, batch, tmp_path):
     (micro,) = micro_batches(batch, 1000)
     actor = Actor.from_pretrained(str(tmp_path), logits_chunk_tokens=5)
     assert actor.logits_chunk_tokens == 5
-    assert_close(actor.eval()(micro), Actor(mini_model)(micro))
+    assert_close(actor.eval()(micro)[0], Actor(mini_model)(micro)[0])
     assert Actor.from_pretrained(str(tmp_path), loading=LoadOptions(dtype="bfloat16")).language_model.dtype == torch.bfloat16
 
 

@@ -111,7 +111,7 @@ def test_a_rank_without_rollouts_runs_its_network_and_adds_nothing(make_rollout,
     actor, algorithm = Actor(mini_model), ActorCritic(positive_lm_coef=0.1)
     (micro,) = micro_batches(batch, 100, "cpu", rank=1, ranks=2)
     assert micro.index_B.tolist() == [] and len(micro.next_token_R) == 0
-    logprob_R, entropy_R = actor(micro)
+    logprob_R, entropy_R = actor(micro, with_entropy=True)
     assert len(logprob_R) == len(entropy_R) == 0
     loss, watched = algorithm.actor_loss(logprob_R, micro, algorithm.normalizers(batch))
     loss.backward()

@@ -36,9 +36,16 @@ def clip_indicators(log_ratio_BT: Tensor, advantage_BT: Tensor, clip_low: float,
     return low_BT.float(), high_BT.float()
 
 
-def entropy(logits_NV: Tensor) -> Tensor:
-    """Entropy of each token's distribution in nats, 0 to log V; computed in float32."""
-    return torch.special.entr(torch.softmax(logits_NV.float(), dim=-1)).sum(-1)
+def entropy(logits_NV: Tensor, normalizer_N: Tensor | None = None) -> Tensor:
+    """Entropy of each token's distribution in nats, 0 to log V; computed in float32, from log-probabilities.
+
+    Args:
+        normalizer_N: the logits' logsumexp, if it is known.
+    """
+    logits_NV = logits_NV.float()
+    normalizer_N = logits_NV.logsumexp(-1) if normalizer_N is None else normalizer_N
+    logprob_NV = (logits_NV - normalizer_N[:, None]).clamp_(min=torch.finfo(torch.float).min)  # -inf times probability 0 is NaN
+    return -logprob_NV.exp().mul_(logprob_NV).sum(-1)
 
 
 def auroc_at(scores: Sequence[float], index: int) -> float:

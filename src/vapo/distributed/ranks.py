@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's number, 0 when it is alone."""
+    """This process's number, 0 when it is alone. A single process enters no process group: in-process vLLM makes one for its own
+    device only, in which the tensors of our CPU would fail."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -33,7 +34,7 @@ def rank_slice(size: int, ranks_per_engine: int = 1) -> slice:
 
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of every rank's CPU tensor, on all ranks; `x` itself when there is one rank."""
-    if dist.is_initialized():
+    if world_size() > 1:
         x = x.clone()
         dist.all_reduce(x)
     return x
@@ -41,7 +42,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 def gather_lists(part: list[T]) -> list[T]:
     """Every rank's list, joined in the order of ranks, on all ranks."""
-    if not dist.is_initialized():
+    if world_size() == 1:
         return part
     parts: list[list[T]] = [[] for _ in range(world_size())]
     dist.all_gather_object(parts, part)
@@ -65,5 +66,5 @@ def raise_on_all_ranks() -> Iterator[None]:
 
 def barrier() -> None:
     """Waits until every rank gets here."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.barrier()

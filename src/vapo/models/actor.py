@@ -1,14 +1,18 @@
 """The actor (policy): a Hugging Face causal LM whose forward returns log-probabilities and entropies of response tokens."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vapo.distributed.sharding import Sharding, read_safetensors
 from vapo.models.loading import LoadOptions, check_model_path
-from vapo.models.logprobs import chunked_logprobs
+from vapo.models.logprobs import LOGITS_BYTES, chunked_logprobs, own_head
 from vapo.types import MicroBatch
 
 
@@ -20,39 +24,56 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 class Actor(nn.Module):
-    """The policy network. All uses go through `forward`, so that a sharding wrapper sees every use of the parameters."""
+    """The policy. Everything goes through `forward`, so that a sharding wrapper around it sees every use of its parameters."""
 
-    def __init__(self, language_model: PreTrainedModel, logits_chunk_tokens: int = 4096) -> None:
+    def __init__(
+        self,
+        language_model: PreTrainedModel,
+        logits_chunk_tokens: int | None = None,
+        float32_head: bool = False,
+        eos_token_ids: Sequence[int] | None = None,
+    ) -> None:
         """
         Args:
             language_model: a causal LM with `base_model` and output embeddings.
-            logits_chunk_tokens: tokens whose logits are in memory at once, >= 1; affects memory only.
+            logits_chunk_tokens: tokens whose logits are in memory at once, >= 1; None: as many as fit into `LOGITS_BYTES`.
+            float32_head: computes logits in float32, also under autocast.
+            eos_token_ids: tokens that end a response; None for those of the model's generation config.
         """
         super().__init__()
-        self.language_model = language_model
-        self.logits_chunk_tokens = logits_chunk_tokens
+        self.language_model, self.float32_head = language_model, float32_head
+        vocabulary = language_model.config.get_text_config().vocab_size
+        self.logits_chunk_tokens = logits_chunk_tokens or max(1, LOGITS_BYTES // (4 * vocabulary))
+        if eos_token_ids is not None:
+            language_model.generation_config.eos_token_id = list(eos_token_ids)
 
     @classmethod
     def from_pretrained(
         cls,
         path: str,
         loading: LoadOptions | None = None,
-        logits_chunk_tokens: int = 4096,
         mesh: DeviceMesh | None = None,
         sharding: Sharding | None = None,
+        **options: Any,
     ) -> "Actor":
         """Loads an actor, whole or sharded.
 
         Args:
             path: folder or hub name of a causal LM.
             mesh, sharding: the ranks to shard over, and how; without a mesh the model is loaded whole.
+            options: of `Actor`.
         """
         check_model_path(path, "model.path")
-        loading = loading or LoadOptions()
+        loading, sharding = loading or LoadOptions(), sharding or Sharding()
         if mesh is None:
-            return cls(loading.load(AutoModelForCausalLM, path), logits_chunk_tokens)
+            return cls(loading.load(AutoModelForCausalLM, path), **options)
+        if options.get("float32_head") and sharding.compute_dtype != "float32":
+            raise ValueError(
+                "model.float32_head=true does not work with trainer=fsdp, whose output embedding is gathered in "
+                f"module.sharding.compute_dtype={sharding.compute_dtype}: set that to float32, or model.float32_head to false"
+            )
         outline = partial(loading.on_meta_device, AutoModelForCausalLM, path)
-        actor = (sharding or Sharding()).build(lambda: cls(outline(), logits_chunk_tokens), mesh)
+        actor = sharding.build(lambda: cls(outline(), **options), mesh)
         read_safetensors(actor.language_model, path)
         return actor
 
@@ -62,12 +83,24 @@ class Actor(nn.Module):
         eos = getattr(self.language_model.generation_config, "eos_token_id", None)
         return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
-    def forward(self, micro: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, micro: MicroBatch, temperature: float = 1.0, with_entropy: bool = False, whole: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Evaluates the policy at the response tokens of a micro-batch.
 
+        Args:
+            with_entropy: computes entropies too.
+            whole: the logits are those of a plain call of the language model, in one piece: what the self-test compares with.
+
         Returns:
-            logprob_R of the tokens at `temperature`, with gradient, and entropy_R of their distributions in nats, without gradient.
+            logprob_R of the tokens at `temperature`, with gradient; entropy_R of their distributions in nats without, or None.
         """
-        hidden_BLD = self.language_model.base_model(input_ids=micro.token_BL, use_cache=False).last_hidden_state
-        head = self.language_model.get_output_embeddings()
-        return chunked_logprobs(hidden_BLD[micro.predicts_BL], head, micro.next_token_R, temperature, self.logits_chunk_tokens)
+        if whole:
+            logits_BLV = self.language_model(input_ids=micro.token_BL, use_cache=False).logits
+            logits_RV = logits_BLV[micro.predicts_BL].float() / temperature
+            return logits_RV.log_softmax(-1).gather(-1, micro.next_token_R[:, None])[:, 0], None
+        hidden_RD = self.language_model.base_model(input_ids=micro.token_BL, use_cache=False).last_hidden_state[micro.predicts_BL]
+        head, chunk = own_head(self.language_model), self.logits_chunk_tokens
+        with torch.autocast(hidden_RD.device.type, enabled=False) if self.float32_head else nullcontext():
+            hidden_RD = hidden_RD.float() if self.float32_head else hidden_RD
+            return chunked_logprobs(hidden_RD, head, micro.next_token_R, temperature, chunk, with_entropy)

@@ -81,6 +81,10 @@ class LoadOptions:
         return {"dtype": dtype, "attn_implementation": self.attention, "trust_remote_code": self.trust_remote_code}
 
     def _finish(self, model: PreTrainedModel) -> PreTrainedModel:
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) and self.attention == "sdpa":
+            raise ValueError(
+                f"{type(model).__name__} caps attention scores, which model.attention=sdpa silently leaves out: set it to eager"
+            )
         self.lora.inject(model)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

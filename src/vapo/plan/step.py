@@ -107,7 +107,7 @@ def losses(algorithm: PolicyGradient, learners: dict[str, Learner], batch: Batch
         return algorithm.critic_loss(learners["critic"].network(micro), micro, counts)
 
     def actor_loss(micro: MicroBatch) -> Tensor:
-        logprob_R, _ = learners["actor"].network(micro)
+        logprob_R, _ = learners["actor"].network(micro, with_entropy=True)
         return algorithm.actor_loss(logprob_R, micro, counts)[0]
 
     return ({"critic": critic_loss} if algorithm.needs_critic else {}) | {"actor": actor_loss}
@@ -222,7 +222,8 @@ def _outlines(settings: DictConfig, algorithm: PolicyGradient) -> dict[str, nn.M
     loading: LoadOptions = instantiate(settings.actor.loading)
 
     def actor() -> Actor:
-        return Actor(loading.on_meta_device(AutoModelForCausalLM, settings.actor.path), settings.actor.logits_chunk_tokens)
+        model = loading.on_meta_device(AutoModelForCausalLM, settings.actor.path)
+        return Actor(model, settings.actor.logits_chunk_tokens, settings.actor.float32_head)
 
     outlines: dict[str, nn.Module] = {"actor": actor()}
     if algorithm.needs_critic:

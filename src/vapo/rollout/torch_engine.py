@@ -49,6 +49,20 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
     return token_B, logprob_B
 
 
+def only_full_attention(model: PreTrainedModel) -> bool:
+    """Whether every layer attends to all tokens before it, by torch's own attention (SDPA), so that one boolean mask serves all.
+
+    Raises:
+        ValueError: the model has layers that this engine has no cache for.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        raise ValueError(f"rollout=torch cannot generate with layers of kind {', '.join(sorted(kinds))}: set rollout=vllm")
+    windowed = kinds != {"full_attention"} or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None))
+    return config._attn_implementation == "sdpa" and not windowed
+
+
 class TorchEngine:
     """`Engine` that uses the actor's weights themselves, so loading them is free. It keeps a full copy of a sharded actor."""
 
@@ -115,7 +129,7 @@ class TorchEngine:
         uniform_BT = torch.stack(
             [torch.rand(steps, generator=torch.Generator().manual_seed(r.seed), dtype=torch.float64) for r in requests]
         ).to(device)
-        eos = torch.tensor(self.eos_token_ids, device=device)
+        eos, plain = torch.tensor(self.eos_token_ids, device=device), only_full_attention(model)
 
         logits_BV, cache, mask_BL, position_B = self._prefill(model, requests, sampling)
         token_BT = torch.zeros(rows, steps, dtype=torch.long, device=device)
@@ -143,7 +157,7 @@ class TorchEngine:
             filled = cache.get_seq_length() + 1
             logits_BV = model(
                 input_ids=token_B[:, None],
-                attention_mask=mask_BL[:, None, None, :filled],
+                attention_mask=mask_BL[:, None, None, :filled] if plain else mask_BL[:, :filled],
                 position_ids=position_B[:, None],
                 past_key_values=cache,
                 use_cache=True,
@@ -171,12 +185,15 @@ class TorchEngine:
             mask_PL[row, width - len(prompt_ids) :] = True
         token_PL, mask_PL = token_PL.to(model.device), mask_PL.to(model.device)
         position_PL = (mask_PL[:, :width].long().cumsum(-1) - 1).clamp(min=0)
-        causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
-        diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding attends to itself: a row without keys is NaN
-        cache = BufferedCache(model.config.num_hidden_layers, width + sampling.max_new_tokens)
+        mask = mask_PL[:, :width]
+        if only_full_attention(model):  # a boolean mask, made once; otherwise transformers makes one for each kind of layer
+            causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
+            diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding sees itself: a row of no keys is NaN
+            mask = ((mask[:, None] & causal) | diagonal)[:, None]
+        cache = BufferedCache(model.config.get_text_config().num_hidden_layers, width + sampling.max_new_tokens)
         logits_PV = model(
             input_ids=token_PL,
-            attention_mask=((mask_PL[:, None, :width] & causal) | diagonal)[:, None],
+            attention_mask=mask,
             position_ids=position_PL,
             past_key_values=cache,
             use_cache=True,

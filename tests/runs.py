@@ -86,7 +86,7 @@ def without_trainer(folder: Path, datamodule: Any = None) -> Any:
     """What a module asks of its trainer when there is none."""
     precision = SimpleNamespace(forward_context=nullcontext)
     strategy = SimpleNamespace(model=None, backward=lambda loss, optimizer: loss.backward())
-    parts = {"datamodule": datamodule, "precision_plugin": precision, "strategy": strategy}
+    parts = {"datamodule": datamodule, "precision_plugin": precision, "strategy": strategy, "precision": "32-true"}
     return SimpleNamespace(**parts, default_root_dir=folder, max_steps=-1)
 
 

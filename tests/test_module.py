@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from tests.runs import build, gradients, run
 
+import vapo.models.logprobs
 from vapo.algorithms import Normalizers, length_adaptive_lambda
+from vapo.learner import check_precision
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import Batch, MicroBatch
@@ -123,3 +126,54 @@ def test_each_step_trains_on_its_own_rollouts_only(tmp_path: Path) -> None:
         run(tmp_path)
     assert set(trained) == {1, 2} and set(prompts) == {0, 1, 2}
     assert all(trained[step] == prompts[step] for step in trained)
+
+
+def test_log_probabilities_follow_an_optimizer_step_in_bfloat16(tmp_path: Path) -> None:
+    """Autocast may keep casts of weights; here they must not outlive a step."""
+    module, batch = build(tmp_path)
+    module.configure_optimizers()
+    learner, mixed = module.learners["actor"], MixedPrecision("bf16-mixed", "cpu")
+    learner.precision = mixed.forward_context
+    with mixed.forward_context():
+        before_R = learner.per_token(batch, lambda micro: module.actor(micro)[0])
+        gradients(module, batch, 10**6)
+        learner.optimizer.param_groups[0]["lr"] = 0.01
+        learner.step(batch, tmp_path / "batch.pt")
+        after_R = learner.per_token(batch, lambda micro: module.actor(micro)[0])
+    outside_R = learner.per_token(batch, lambda micro: module.actor(micro)[0])
+    assert (after_R - before_R).abs().max() > 0.1 and torch.equal(after_R, outside_R)  # the learner enters it by itself
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "16-true", "64-true"])
+def test_precisions_that_would_train_wrongly_are_refused_by_name(precision: str) -> None:
+    with pytest.raises(ValueError, match=rf"trainer\.precision is {precision}: .* set it to bf16-mixed \(GPUs\) or 32-true"):
+        check_precision(precision)
+
+
+def test_a_run_in_bfloat16_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.precision is bf16-true: an AdamW step"):
+        run(tmp_path, "trainer.precision=bf16-true")
+
+
+@pytest.mark.parametrize("setting", ["cpu_offload=true", "compute_dtype=float32", "defer_gradient_sync=true"])
+def test_sharding_settings_without_sharding_are_refused(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"module\.sharding\.{setting.split('=')[0]} does nothing without trainer=fsdp"):
+        run(tmp_path, f"module.sharding.{setting}")
+
+
+def test_the_entropy_is_computed_in_updates_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, batch = build(tmp_path)
+    calls: list[int] = []
+    monkeypatch.setattr(vapo.models.logprobs, "entropy", lambda logits, normalizer: calls.append(1) or torch.zeros(len(logits)))
+    module.annotate(module.sampler.sample([module.datamodule.source.prompt(0, 0)], 4, module.sampling, 0, 0))
+    assert calls == []
+    gradients(module, batch, 10**6)
+    assert calls == [1]
+
+
+def test_end_of_sequence_tokens_are_a_setting(tmp_path: Path) -> None:
+    module, _ = build(tmp_path, "model.eos_token_ids=[5,1]")
+    assert module.sampler.engine.eos_token_ids == (5, 1)  # type: ignore[attr-defined]
+    assert {
+        r.completion.token_ids[-1] for r in module.sampler.sample([module.datamodule.source.prompt(0, 0)], 8, module.sampling, 0, 0)
+    } <= {5, 1}

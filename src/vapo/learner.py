@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Learner:
         defer_gradient_sync: bool,
         name: str,
         network: nn.Module,
+        precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """
         Args:
@@ -52,6 +53,7 @@ class Learner:
             offload: keep network and optimizer states on the device only inside `on_device`.
             defer_gradient_sync: with FSDP2, gradients are summed over ranks once per minibatch.
             name: `actor`, `critic` or `reference`; prefix of its metrics.
+            precision: the trainer's precision, entered around passes without gradient: Lightning enters it in `training_step` only.
         """
         if microbatch_tokens < 1:
             raise ValueError(f"module.microbatch_tokens is {microbatch_tokens}; set it to 1 or more")
@@ -59,7 +61,7 @@ class Learner:
             raise ValueError(f"module.max_skipped_updates is {max_skipped_updates}; set it to 0 (stop at the first) or more")
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"module.max_grad_norm is {max_grad_norm}; set it above 0, or to null for no clipping")
-        self.name, self.network, self.backward, self.metrics = name, network, backward, metrics
+        self.name, self.network, self.backward, self.metrics, self.precision = name, network, backward, metrics, precision
         self.microbatch_tokens, self.max_grad_norm, self.max_skipped_updates = microbatch_tokens, max_grad_norm, max_skipped_updates
         self.offload, self.defer_gradient_sync = offload, defer_gradient_sync
         self.device = torch.device("cpu")
@@ -68,7 +70,9 @@ class Learner:
 
     def configure(self, optimizer: Callable[..., Optimizer], schedule: Callable[[Optimizer], LambdaLR]) -> dict[str, Any]:
         """Creates optimizer and schedule; returns them in Lightning's format."""
-        self.optimizer = optimizer([p for p in self.network.parameters() if p.requires_grad])
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        fused = {"fused": True} if all(p.is_cuda for p in parameters) else {}  # one kernel, no temporary copy of the parameters
+        self.optimizer = optimizer(parameters, **fused)
         self.schedule, self.trains = schedule(self.optimizer), True
         return {"optimizer": self.optimizer, "lr_scheduler": self.schedule}
 
@@ -85,7 +89,7 @@ class Learner:
         if self.trains:
             self._apply_configuration()
         if self.offload:
-            self.move(torch.device("cpu"))
+            self.move(torch.device("cpu"), states=True)
 
     # --- without gradient ----------------------------------------------------------------------------------------------
 
@@ -100,7 +104,7 @@ class Learner:
             x_R of the whole batch in float32, on the CPU of every rank.
         """
         pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
-        with self.on_device():
+        with self.on_device(), self.precision():
             for micro in self.micro_batches(batch):
                 x_R = forward(micro).float().cpu()
                 for row, x_T in zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False):
@@ -168,22 +172,23 @@ class Learner:
             self.ddp.require_backward_grad_sync = last  # type: ignore[assignment]
 
     @contextmanager
-    def on_device(self) -> Iterator[None]:
-        """Wraps every use of the network: with `offload`, network and optimizer states are on the device only inside."""
+    def on_device(self, train: bool = False) -> Iterator[None]:
+        """Wraps every use of the network: with `offload` it is on the device only here, its optimizer states only to `train`."""
         if self.offload:
-            self.move(self.device)
+            self.move(self.device, states=train)
         try:
             yield
         finally:
             if isinstance(self.network, FSDPModule):
                 self.network.reshard()  # its root stays gathered after a forward pass without a backward pass
             if self.offload:
-                self.move(torch.device("cpu"))
+                self.move(torch.device("cpu"), states=train)
 
-    def move(self, device: torch.device) -> None:
+    def move(self, device: torch.device, states: bool) -> None:
+        """Moves the network, and its optimizer states if wanted. On the CPU they are pinned, where there is a GPU to copy to."""
         self.network.to(device)
-        for state in self.optimizer.state.values() if self.trains else ():
-            state |= {key: x.to(device) for key, x in state.items() if isinstance(x, Tensor) and x.dim() > 0}
+        for state in self.optimizer.state.values() if self.trains and states else ():
+            state |= {key: moved(x, device) for key, x in state.items() if isinstance(x, Tensor) and x.dim() > 0}
 
     def _apply_configuration(self) -> None:
         """Gives a restored optimizer the hyperparameters it was constructed with; otherwise the checkpoint's values would silently
@@ -194,3 +199,21 @@ class Learner:
             group.update({name: value for name, value in defaults.items() if name in group})
             group["initial_lr"] = defaults["lr"]
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on `device`: in pinned memory on the CPU of a machine with a GPU, so that it is copied back at full speed."""
+    if device.type == "cpu" and x.is_cuda and type(x) is Tensor:
+        return torch.empty_like(x, device=device, pin_memory=True).copy_(x)
+    return x.to(device)
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for precisions of Lightning that this loop would train wrongly with."""
+    reasons = {
+        "16-mixed": "its loss scaling is for optimizers that Lightning steps",
+        "bf16-true": "an AdamW step at a learning rate of 1e-6 is lost in bfloat16 weights",
+    }
+    if precision not in ("32-true", "bf16-mixed"):
+        why = reasons.get(precision, "it was never tried here")
+        raise ValueError(f"trainer.precision is {precision}: {why}; set it to bf16-mixed (GPUs) or 32-true")

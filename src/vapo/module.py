@@ -15,14 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import ActorCritic, Normalizers, PolicyGradient
 from vapo.datamodule import PromptDataModule
-from vapo.distributed.ranks import world_size
 from vapo.distributed.sharding import Sharding, is_sharded
-from vapo.learner import Learner
+from vapo.learner import Learner, check_precision
 from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.reporting import report_step
-from vapo.rollout.checks import check_engine, check_sampling
+from vapo.rollout.checks import check_engine, check_logprob_gap, check_sampling
 from vapo.rollout.collate import collate
 from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
@@ -162,7 +161,8 @@ class RLModule(LightningModule):
         self.metrics.gauge("clock/rollouts", self.rollouts_sampled)
         for learner in self.learners.values():
             learner.report()
-        self.record(self.metrics.flush())
+        self.record(values := self.metrics.flush())
+        check_logprob_gap(values, self.sampling, self.sampler.engine)
         self.datamodule.consume(len(self.sampled) // self.datamodule.group_size)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()  # Lightning does not count steps of raw optimizers: its global_step and max_steps count RL steps
@@ -175,7 +175,7 @@ class RLModule(LightningModule):
         """Trains one network on each minibatch of each epoch; returns the number of updates."""
         learner, updates = self.learners[name], 0
         dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
-        with learner.on_device():
+        with learner.on_device(train=True):
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
                 for index_B in self.minibatches(len(batch), epoch):
                     minibatch = batch.select(index_B)
@@ -250,28 +250,28 @@ class RLModule(LightningModule):
         self.latest |= metrics
 
     def setup(self, stage: str) -> None:
-        rollouts_per_step = self.datamodule.rollouts_per_step
-        if rollouts_per_step % self.minibatch_rollouts != 0:
-            found = f"{self.minibatch_rollouts} and does not divide data.rollouts_per_step {rollouts_per_step}"
+        check_precision(self.trainer.precision)
+        if self.datamodule.rollouts_per_step % self.minibatch_rollouts != 0:
+            found = f"{self.minibatch_rollouts} and does not divide data.rollouts_per_step {self.datamodule.rollouts_per_step}"
             raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")
 
     def configure_model(self) -> None:
         if self.learners:
             return
-        placed: dict[str, Any] = {}
-        if self.device_mesh is not None:  # set by the strategy that shards
-            placed = {"mesh": self.sharding.mesh(self.device_mesh.device_type, world_size()), "sharding": self.sharding}
+        placed = self.sharding.placement(self.device_mesh)  # the mesh is set by the strategy that shards
+        precision = self.trainer.precision_plugin.forward_context  # Lightning enters it in training_step only
+        make = partial(self.make_learner, precision=precision)
         self.actor: Actor = self.make_actor(**placed).train()
-        self.learners["actor"] = self.make_learner(name="actor", network=self.actor)
+        self.learners["actor"] = make(name="actor", network=self.actor)
         if self.algorithm.needs_critic:
             self.critic: Critic = self.make_critic(**placed).train()
-            self.learners["critic"] = self.make_learner(name="critic", network=self.critic)
+            self.learners["critic"] = make(name="critic", network=self.critic)
         if self.algorithm.needs_reference:
             self.reference: Actor = self.make_actor(**placed).eval().requires_grad_(False)
-            self.learners["reference"] = self.make_learner(name="reference", network=self.reference)
-        engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
+            self.learners["reference"] = make(name="reference", network=self.reference)
+        with torch.device("cpu"):  # not Lightning's default device: vLLM places its tensors itself
+            engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
         check_engine(engine, self.prefetch, is_sharded(self.actor))
-        precision = self.trainer.precision_plugin.forward_context  # in callbacks and threads Lightning has not entered it
         self.sampler = Sampler(engine, self.tokenizer, self.datamodule.verifier, precision)
 
     def configure_optimizers(self) -> Any:

@@ -5,9 +5,9 @@ files, so no rank ever holds a whole network.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -18,7 +18,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from vapo.distributed.ranks import rank, sum_over_ranks
+from vapo.distributed.ranks import rank, sum_over_ranks, world_size
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -35,6 +35,21 @@ class Sharding:
     def __post_init__(self) -> None:
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"module.sharding.compute_dtype is {self.compute_dtype!r}; set it to float32 or bfloat16")
+
+    def placement(self, device_mesh: DeviceMesh | None) -> dict[str, Any]:
+        """Arguments of `from_pretrained` that shard a network; none without a mesh, which trainer=fsdp sets.
+
+        Raises:
+            ValueError: a setting would do nothing, because the trainer does not shard.
+        """
+        if device_mesh is None:
+            unused = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+            if unused:
+                raise ValueError(
+                    f"module.sharding.{unused[0]} does nothing without trainer=fsdp: set that, or leave it at its default"
+                )
+            return {}
+        return {"mesh": self.mesh(device_mesh.device_type, world_size()), "sharding": self}
 
     def mesh(self, device_type: str, ranks: int) -> DeviceMesh:
         """The device mesh: all ranks share one copy, or each group of `shard_ranks` ranks has its own copy (hybrid sharding)."""

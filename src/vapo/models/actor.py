@@ -42,6 +42,7 @@ class Actor(nn.Module):
         """
         super().__init__()
         self.language_model, self.float32_head = language_model, float32_head
+        self.compute_dtype: torch.dtype = language_model.dtype  # of forward passes outside of autocast
         vocabulary = language_model.config.get_text_config().vocab_size
         self.logits_chunk_tokens = logits_chunk_tokens or max(1, LOGITS_BYTES // (4 * vocabulary))
         if eos_token_ids is not None:
@@ -74,6 +75,7 @@ class Actor(nn.Module):
             )
         outline = partial(loading.on_meta_device, AutoModelForCausalLM, path)
         actor = sharding.build(lambda: cls(outline(), **options), mesh)
+        actor.compute_dtype = getattr(torch, sharding.compute_dtype)
         read_safetensors(actor.language_model, path)
         return actor
 

@@ -15,7 +15,7 @@ from vapo.models.critic import Critic
 ADAPTER = "lora_"  # part of the names of PEFT's weights
 
 
-def merged_weights(model: nn.Module, gather: bool = True) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(model: nn.Module, gather: bool = True, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yields the entries of the state dict one by one, under their names without adapters, with adapters merged into the weights.
     These are entries of the state dict, not parameters: a tied output head is a separate entry.
 
@@ -30,6 +30,7 @@ def merged_weights(model: nn.Module, gather: bool = True) -> Iterator[tuple[str,
         if parent:
             delta = layers[parent].get_delta_weight("default") if leaf == "weight" else 0.0  # type: ignore[operator]
             name, weight = f"{parent}.{leaf}", weight + delta
+        weight = weight if dtype is None else weight.to(dtype)
         yield name, full(weight) if gather else weight
 
 

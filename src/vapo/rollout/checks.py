@@ -1,8 +1,12 @@
 """Checks that rollouts can be trained on as configured; errors say what to set."""
 
+import warnings
+
 from vapo.algorithms import PolicyGradient
 from vapo.rollout.engine import Engine
 from vapo.types import SamplingParams
+
+MAX_LOGPROB_GAP = 0.05  # nats, mean over the tokens of a step
 
 
 def check_sampling(sampling: SamplingParams, algorithm: PolicyGradient, prefetch: int) -> None:
@@ -39,3 +43,17 @@ def check_engine(engine: Engine, prefetch: bool, actor_is_sharded: bool) -> None
         raise ValueError(
             "rollout.prefetch=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
         )
+
+
+def check_logprob_gap(metrics: dict[str, float], sampling: SamplingParams, engine: Engine) -> None:
+    """An alarm: the engine samples from another policy than the trainer's. It stops the run where both share their weights, and is
+    a warning elsewhere. With top-p below 1 the two differ by design."""
+    gap = metrics.get("engine/logprob_gap_mean", 0.0)
+    if gap <= MAX_LOGPROB_GAP or sampling.top_p < 1:
+        return
+    message = f"engine/logprob_gap_mean is {gap:.2g} nats (rounding of bfloat16 explains about 0.03)"
+    if not engine.own_weights:
+        raise ValueError(
+            f"{message} although engine and trainer share their weights: set model.attention to sdpa or eager, or rollout=vllm"
+        )
+    warnings.warn(f"{message}: look at docs/metrics.md, or set algorithm.mismatch=truncate", stacklevel=2)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
+
 from vapo.models.actor import Actor
 from vapo.types import Completion, Request, SamplingParams
 
@@ -20,6 +22,7 @@ def check_eos(eos_token_ids: Sequence[int]) -> None:
 class Engine(Protocol):
     """Token ids in, token ids and the sampler's log-probabilities out."""
 
+    dtype: torch.dtype  # of its weights
     ranks_per_engine: int  # neighboring ranks that share one engine and send it the same requests
     own_weights: bool  # whether it has its own copy of the weights, so that it can generate while the actor trains
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load

@@ -82,6 +82,7 @@ class TorchEngine:
         self.own_weights = own_weights
         self.weights_version = -1
         self.language_model: PreTrainedModel | None = None
+        self.dtype = torch.float32
         self._own: PreTrainedModel | None = None
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:

@@ -18,10 +18,20 @@ def _offline() -> bool:
     return False
 
 
+def _engine_dtype(precision: str, strategy: str, sharded: str, weights: str) -> str:
+    """The dtype that the trainer computes in, which the engine's weights should have: float32 in vLLM is slow on GPUs, and the two
+    would differ by rounding."""
+    if strategy.endswith("FSDP2"):
+        return sharded
+    return "bfloat16" if precision == "bf16-mixed" else weights
+
+
 def register() -> None:
     """Registers all resolvers; doing so twice is harmless."""
     OmegaConf.register_new_resolver("project_root", lambda: str(PACKAGE.parents[1]), replace=True)
     OmegaConf.register_new_resolver("assets", lambda: str(PACKAGE / "assets"), replace=True)
     OmegaConf.register_new_resolver("offline", _offline, replace=True)
+    OmegaConf.register_new_resolver("tokens", lambda *parts: None if None in parts else sum(parts), replace=True)
+    OmegaConf.register_new_resolver("engine_dtype", _engine_dtype, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda folder: hashlib.sha256(folder.encode()).hexdigest()[:12], replace=True)
     OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if resume is None else resume, replace=True)

@@ -1,11 +1,13 @@
 """Real vLLM on a CPU (`make test-vllm`): the same tokens as the plain engine, and no stale weight goes unnoticed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from tests.runs import CONFIGS, run
+from tests.runs import CONFIGS, config_for, metrics, run
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 import vapo.rollout.vllm.engine as vllm_engine
@@ -15,7 +17,7 @@ from vapo.models.export import merged_weights
 from vapo.models.loading import LoRA
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.rollout.vllm.engine import VLLMEngine
-from vapo.rollout.vllm.weight_check import PROBE_SAMPLING, probe_gap, probe_request
+from vapo.rollout.vllm.weight_check import PROBE_SAMPLING, probe_gap, probe_requests
 from vapo.types import Request, SamplingParams
 
 pytestmark = pytest.mark.vllm
@@ -166,7 +168,11 @@ def test_a_skipped_weight_sync_is_found(pair, monkeypatch):
 
 def sending(monkeypatch, change):
     """The weight sync sends what `change` makes of the entries; the trainer's weights are what they are."""
-    changed = lambda m, gather=True: change(merged_weights(m, gather)) if gather else merged_weights(m, gather)  # noqa: E731
+
+    def changed(model, gather=True, dtype=None):
+        entries = merged_weights(model, gather, dtype)
+        return change(entries) if gather else entries
+
     monkeypatch.setattr(vllm_engine, "merged_weights", changed)
 
 
@@ -234,6 +240,44 @@ def test_training_on_mini_with_vllm(tmp_path):
     engine = VLLMEngine(EOS, exported, max_tokens=512, kv_cache_mib=64, max_batch=8)
     engine.received = {"from the folder": 0}
     actor = Actor.from_pretrained(exported)
-    request = probe_request(actor, 512)
-    (completion,) = engine.generate([request], PROBE_SAMPLING)
-    assert probe_gap(actor, request, completion) < 1e-4 < 1e-3 < probe_gap(Actor.from_pretrained(BASE), request, completion)
+    requests = probe_requests(actor, 512)
+    completions = engine.generate(requests, PROBE_SAMPLING)
+    assert probe_gap(actor, requests, completions) < 1e-4 < 1e-3 < probe_gap(Actor.from_pretrained(BASE), requests, completions)
+
+
+def test_a_bfloat16_trainer_trains_with_a_bfloat16_engine(tmp_path):
+    """Syncs before the first step (outside of the step's autocast) and within steps agree to rounding of bfloat16."""
+    settings = ("trainer.precision=bf16-mixed", "module.policy_steps=5", "callbacks.aime_evaluation.every_n_steps=9")
+    config = config_for(tmp_path, "experiment=vapo_full", "rollout=vllm", settings[0])
+    assert config.rollout.engine.dtype == "bfloat16"
+    run(tmp_path, "rollout=vllm", "rollout.engine.kv_cache_mib=64", *settings)
+    frame = metrics(tmp_path)
+    assert frame["clock/policy_step"].max() == 5 and frame["engine/probe_gap"].dropna().max() < 0.1
+
+
+def test_a_float32_engine_of_a_bfloat16_trainer_is_probed_outside_of_autocast(tmp_path):
+    settings = ("trainer.precision=bf16-mixed", "rollout.engine.dtype=float32", "callbacks.aime_evaluation.every_n_steps=9")
+    run(tmp_path, "rollout=vllm", "rollout.engine.kv_cache_mib=64", *settings)
+    assert metrics(tmp_path)["engine/probe_gap"].dropna().max() < 1e-4
+
+
+DEVICE_ONLY = """
+import torch.distributed as dist
+real = dist.init_process_group
+dist.init_process_group = lambda backend=None, **options: real("cuda:gloo", **options)  # as NCCL's: no backend for CPU tensors
+from vapo.models.actor import Actor
+from vapo.rollout.vllm.engine import VLLMEngine
+from vapo.types import Request, SamplingParams
+import sys
+actor = Actor.from_pretrained(sys.argv[1])
+engine = VLLMEngine(actor.eos_token_ids, sys.argv[1], max_tokens=512, kv_cache_mib=64)
+assert dist.is_initialized() and dist.get_world_size() == 1
+engine.load_weights(actor, 0)
+print(len(engine.generate([Request((2, 3), 0)], SamplingParams(max_new_tokens=4))), "completion")
+"""
+
+
+def test_a_process_group_that_vllm_makes_for_its_device_only_is_not_ours():
+    """On one GPU vLLM makes a group with NCCL alone."""
+    done = subprocess.run([sys.executable, "-c", DEVICE_ONLY, BASE], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "1 completion" in done.stdout, done.stderr[-2000:]

@@ -38,8 +38,9 @@ def engine(fakes, mini_model):
     def make(count, **limits):
         servers = fakes(count)
         limits = {"deadline_seconds": 1.0, "start_seconds": 2.0, "max_batch": 4} | limits
-        engine = ServerEngine([EOS], [fake.url for fake in servers], **limits)
+        engine = ServerEngine([EOS], [fake.url for fake in servers], **limits | {"deadline_seconds": 60.0})
         engine.load_weights(Actor(mini_model), 0)
+        engine.deadline_seconds = limits["deadline_seconds"]
         for fake in servers:
             fake.asked.clear()
         return engine, servers
@@ -124,7 +125,7 @@ def test_a_fault_of_one_server_leaves_a_complete_batch(fault, engine, undisturbe
 
 
 def test_a_single_server_that_fails_once_goes_on(engine, undisturbed):
-    made, (fake,) = engine(1)
+    made, (fake,) = engine(1, start_seconds=30)
     fake.script = [None, None, FAULTS["error"], None, FAULTS["no json"]]
     same(generate(made), undisturbed)
 
@@ -206,7 +207,7 @@ def test_a_restarted_server_gets_the_weights_before_it_may_serve(engine, undistu
     fake.restart()
     assert fake.label == "default"
     same(generate(made), undisturbed)
-    assert len(fake.labels) == 2 and fake.labels[0] == fake.labels[1] == made.label
+    assert fake.labels[-2:] == [made.label] * 2 and len(fake.labels) == 5  # the first sync, with two perturbed ones in between
 
 
 def test_a_server_that_dies_in_a_weight_sync_is_left_out(engine, mini_model):
@@ -253,6 +254,40 @@ def test_one_stale_tensor_is_named(engine, mini_model, monkeypatch):
     move(mini_model)
     with pytest.raises(ValueError, match=rf"1 of \d+ tensors are stale or missing, {name}"):
         made.load_weights(Actor(mini_model), 1)
+
+
+def test_an_engine_that_happens_to_have_the_weights_but_ignores_what_it_is_sent_is_found(fakes, mini_model):
+    """The probe agrees at the first sync; without a perturbed one nothing would be noticed until the actor has moved far."""
+    (fake,) = fakes(1)
+    fake.own.load_state_dict(mini_model.state_dict())
+    fake.own.load_state_dict = lambda tensors, strict: None
+    made = ServerEngine([EOS], [fake.url], deadline_seconds=60.0, start_seconds=2.0)
+    with pytest.raises(ValueError, match=r"does not use the head that it was sent: with those weights perturbed"):
+        made.load_weights(Actor(mini_model), 0)
+
+
+def test_a_layer_that_is_not_used_is_found(fakes, mini_model):
+    (fake,) = fakes(1)
+    fake.own.load_state_dict(mini_model.state_dict())
+    original = fake.own.load_state_dict
+    fake.own.load_state_dict = lambda tensors, strict: original({n: t for n, t in tensors.items() if "layers.1." not in n}, strict)
+    made = ServerEngine([EOS], [fake.url], deadline_seconds=60.0, start_seconds=2.0)
+    with pytest.raises(ValueError, match=r"does not use a layer that it was sent"):
+        made.load_weights(Actor(mini_model), 0)
+
+
+def test_a_later_gap_far_above_the_first_one_is_an_error_although_it_is_below_the_limit(engine, mini_model):
+    """An engine that is a small update behind: the gap is below the limit of the first sync, and far above its rounding."""
+    made, (fake,) = engine(1)
+    check = made.checks[fake.url]
+    assert check.floor is not None and check.floor < 1e-5
+    fake.own.load_state_dict = lambda tensors, strict: None
+    with torch.no_grad():
+        for parameter in mini_model.parameters():
+            parameter.mul_(1.0005)
+    with pytest.raises(ValueError, match=r"log-probabilities differ by \S+ nats") as raised:
+        made.load_weights(Actor(mini_model), 1)
+    assert "the limit was 4e-05" in str(raised.value)
 
 
 def test_weights_that_arrived_but_are_not_used_are_found(engine, mini_model):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from vapo.distributed.ranks import raise_on_all_ranks, rank, world_size
 from vapo.distributed.sharding import checksum, checksums
@@ -21,7 +20,15 @@ from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.vllm.options import check_version, environment, options, parameters
-from vapo.rollout.vllm.weight_check import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
+from vapo.rollout.vllm.weight_check import (
+    PROBE_SAMPLING,
+    WeightCheck,
+    check_received,
+    perturbations,
+    perturbed,
+    probe_gap,
+    probe_requests,
+)
 from vapo.types import Completion, Request, SamplingParams
 
 
@@ -53,7 +60,7 @@ class VLLMEngine:
             kv_cache_mib: size of the KV cache in MiB.
             max_batch: maximum responses decoded at once.
             enforce_eager: True skips compilation and CUDA graphs: faster start, slower generation.
-            max_probe_gap: largest difference of log-probabilities on the probe, in nats; None takes `MAX_PROBE_GAP` of the dtype.
+            max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: `MAX_PROBE_GAP` of the dtype.
             tensor_parallel: neighboring ranks that share one engine, for models too large for one GPU.
             sleep_level: GPU memory freed while networks train: 0 none; 1 the cache, and weights are offloaded to the CPU; 2 both,
                 and weights are loaded again from the actor.
@@ -66,12 +73,17 @@ class VLLMEngine:
             )
         if sleep_level not in (0, 1, 2):
             raise ValueError(f"rollout.engine.sleep_level is {sleep_level}; set it to 0 (none), 1 or 2")
+        if world_size() == 1 and torch.cuda.is_available() and torch.cuda.current_device() != 0:
+            raise ValueError(
+                f"vLLM in one process takes the first GPU, but trainer.devices chose number {torch.cuda.current_device()}: set "
+                "CUDA_VISIBLE_DEVICES to it and trainer.devices=1"
+            )
         check_version()
         self.ranks_per_engine = tensor_parallel
         self.sleep_level, self._asleep = sleep_level if torch.cuda.is_available() else 0, False  # vLLM cannot sleep on a CPU
         self.eos_token_ids = list(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
+        self.check, self.tried = WeightCheck(self.dtype, max_probe_gap, "vLLM"), False
         self.weights_version = -1
         self.received: dict[str, int] = {}  # checksum of each tensor that was sent
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # vLLM's core runs in this process
@@ -98,30 +110,40 @@ class VLLMEngine:
     # --- weights -------------------------------------------------------------------------------------------------------
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
-        """Streams the state dict to vLLM, one whole tensor at a time, empties the prefix cache, which belongs to the old weights,
-        and verifies the copy."""
+        """Streams the state dict to vLLM and verifies the copy; the first time, also that the probe notices perturbed weights."""
         self._wake()
-        model = actor.language_model
-        self.received = {}
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._stream(model)})
-        self._reset_prefix_cache()
-        expected = checksums((name, tensor.to(self.dtype)) for name, tensor in merged_weights(model, gather=False))
+        gap = self._load(actor, set())
         with raise_on_all_ranks():
-            check_received(expected, self.received, "vLLM")
-        request = probe_request(actor, self.llm.llm_engine.model_config.max_model_len)
-        (completion,) = self.generate([request], PROBE_SAMPLING)
-        gap = probe_gap(actor, request, completion)
-        with raise_on_all_ranks():
-            check_gap(gap, self.max_probe_gap, "vLLM")
+            self.check.check(gap, actor)
+        if not self.tried:
+            for what, names in perturbations(actor).items():
+                moved = self._load(actor, names)
+                with raise_on_all_ranks():
+                    self.check.check_power(moved, actor, what)
+            gap, self.tried = self._load(actor, set()), True
+            with raise_on_all_ranks():
+                self.check.check(gap, actor)
         self.weights_version = version
         return {"engine/probe_gap": gap}
 
     @torch.no_grad()
-    def _stream(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in merged_weights(model):
-            tensor = tensor.to(self.dtype)
-            self.received[name] = checksum(tensor)
-            yield name, tensor
+    def _load(self, actor: Actor, changed: set[str]) -> float:
+        """Loads the actor's weights, those named in `changed` perturbed, one whole tensor at a time; empties the prefix cache of
+        the old weights; compares checksums. Returns the gap on the probe."""
+        model, self.received = actor.language_model, {}
+
+        def stream() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in perturbed(merged_weights(model, dtype=self.dtype), changed):
+                self.received[name] = checksum(tensor)
+                yield name, tensor
+
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream()})
+        self._reset_prefix_cache()
+        expected = checksums(perturbed(merged_weights(model, gather=False, dtype=self.dtype), changed))
+        with raise_on_all_ranks():
+            check_received(expected, self.received, "vLLM")
+        requests = probe_requests(actor, self.llm.llm_engine.model_config.max_model_len)
+        return probe_gap(actor, requests, self.generate(requests, PROBE_SAMPLING))
 
     def _reset_prefix_cache(self) -> None:
         self.llm.reset_prefix_cache()

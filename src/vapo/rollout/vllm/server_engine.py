@@ -26,10 +26,18 @@ from vapo.models.export import merged_weights
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.vllm.dispatch import Dispatch, Fleet
 from vapo.rollout.vllm.server import Expected, Server, ServerFault, bucket_body, buckets, each, open_session
-from vapo.rollout.vllm.weight_check import MAX_PROBE_GAP, PROBE_SAMPLING, check_gap, check_received, probe_gap, probe_request
+from vapo.rollout.vllm.weight_check import (
+    PROBE_SAMPLING,
+    WeightCheck,
+    check_received,
+    perturbations,
+    perturbed,
+    probe_gap,
+    probe_requests,
+)
 from vapo.types import Completion, Request, SamplingParams
 
-Probes = dict[str, tuple[Request, Completion]]  # by url: the probe of a server that just got its weights
+Probes = dict[str, tuple[list[Request], list[Completion]]]  # by url: the probe of a server that just got its weights
 
 
 class ServerEngine:
@@ -63,7 +71,7 @@ class ServerEngine:
             bucket_mib: MiB of weights per message (a larger tensor is sent alone); needs about four times that much memory on the
                 trainer and on the server.
             bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
-            max_probe_gap: largest difference of log-probabilities on the probe, in nats; None takes `MAX_PROBE_GAP` of the dtype.
+            max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: `MAX_PROBE_GAP` of the dtype.
         """
         check_eos(eos_token_ids)
         if not urls or len(set(urls)) < len(urls) or not all(url.startswith(("http://", "https://")) for url in urls):
@@ -82,7 +90,7 @@ class ServerEngine:
             )
         self.eos_token_ids = tuple(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.max_probe_gap = MAX_PROBE_GAP[dtype] if max_probe_gap is None else max_probe_gap
+        self.checks = {url: WeightCheck(self.dtype, max_probe_gap, f"the server {url}") for url in urls}
         self.deadline_seconds, self.start_seconds = deadline_seconds, start_seconds
         self.retries, self.max_batch, self.bucket_bytes = retries, max_batch, bucket_mib * 2**20
         self.bucket_folder = bucket_folder
@@ -111,13 +119,27 @@ class ServerEngine:
             ServerFault: the last server failed during the sync. Ranks that did not fail themselves raise ValueError.
         """
         barrier()  # a sync aborts the running requests: no rank may be waiting for one
-        first, self.weights_version = self.actor is None, -1
-        label, faults, probes = f"{self.run}/{version}", dict[str, str](), Probes()
-        weights = self._weights(actor)
+        first, label = self.actor is None, f"{self.run}/{version}"
+        gaps = self._sync(actor, label, set(), wait_for_all=first)
+        if first:  # the probe has to notice perturbed weights
+            for what, names in perturbations(actor).items():
+                moved = self._sync(actor, f"{self.run}/{what}", names, wait_for_all=False)
+                with raise_on_all_ranks():
+                    for url, gap in moved.items():
+                        self.checks[url].check_power(gap, actor, what)
+            gaps = self._sync(actor, label, set(), wait_for_all=False)
+        self.weights_version = version
+        return {"engine/probe_gap": max(gaps.values()), "engine/servers": float(len(gaps))}
+
+    def _sync(self, actor: Actor, label: str, changed: set[str], wait_for_all: bool) -> dict[str, float]:
+        """Sends the weights under a label, those named in `changed` perturbed. Returns the gap on the probe of each server that has
+        them; unless weights are perturbed, it must be rounding."""
+        self.weights_version, faults, probes = -1, dict[str, str](), Probes()
+        weights = perturbed(self._weights(actor), changed)
         with raise_on_all_ranks():
             try:
                 if rank() == 0:
-                    probes, faults = asyncio.run(self._send_to_all(actor, weights, label, wait_for_all=first))
+                    probes, faults = asyncio.run(self._send_to_all(actor, weights, label, wait_for_all))
             finally:
                 deque(weights, maxlen=0)  # gathering sharded tensors takes all ranks, even if rank 0 failed
         sizes = [server.max_tokens for server in self.fleet.servers]
@@ -126,18 +148,18 @@ class ServerEngine:
             server.max_tokens = size
         gaps = {url: probe_gap(actor, *probe) for url, probe in probes.items()}
         with raise_on_all_ranks():
-            for url, gap in gaps.items():
-                check_gap(gap, self.max_probe_gap, f"the server {url}")
-        self.actor, self.label, self.weights_version = actor, label, version
+            for url, gap in gaps.items() if not changed else ():
+                self.checks[url].check(gap, actor)
+        self.actor, self.label = actor, label
         self.fleet.reset([server for server in self.fleet.servers if server.url in probes], faults)
-        return {"engine/probe_gap": max(gaps.values()), "engine/servers": float(len(probes))}
+        return gaps
 
     def sleep(self) -> None:
         """Does nothing: servers have their own memory."""
 
     def _weights(self, actor: Actor) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in merged_weights(actor.language_model):
-            yield name, tensor.detach().to(device="cpu", dtype=self.dtype, copy=True).contiguous()  # a copy of tied ones too
+        for name, tensor in merged_weights(actor.language_model, dtype=self.dtype):
+            yield name, tensor.detach().to(device="cpu", copy=True).contiguous()  # a copy of tied ones too
 
     async def _send_to_all(
         self, actor: Actor, weights: Iterator[tuple[str, Tensor]], label: str, wait_for_all: bool
@@ -200,10 +222,14 @@ class ServerEngine:
         for server, workers in arrived.items():
             for received in workers:
                 check_received(expected, received, f"the server {server.url}")
-        requests = {server: probe_request(actor, server.max_tokens) for server in servers}
+        requests = {server: probe_requests(actor, server.max_tokens) for server in servers}
         ask = self._asks(session, actor, PROBE_SAMPLING, label)
-        said = await do(lambda server: ask(server, requests[server]))
-        return {server.url: (requests[server], completion) for server, completion in said.items()}, faults
+
+        async def probe(server: Server) -> list[Completion]:
+            return list(await asyncio.gather(*(ask(server, request) for request in requests[server])))
+
+        said = await do(probe)
+        return {server.url: (requests[server], completions) for server, completions in said.items()}, faults
 
     # --- generation ----------------------------------------------------------------------------------------------------
 
@@ -231,7 +257,7 @@ class ServerEngine:
                 if world_size() > 1 or threading.current_thread() is not threading.main_thread():  # the actor may be training
                     raise ServerFault(f"{server.url} was restarted, and gets the weights at the next sync")
                 probes, _ = await self._send(session, [server], actor, self._weights(actor), self.label)
-                check_gap(probe_gap(actor, *probes[server.url]), self.max_probe_gap, f"the server {server.url}")
+                self.checks[server.url].check(probe_gap(actor, *probes[server.url]), actor)
 
             ask, limits = (
                 self._asks(session, actor, sampling, self.label),

@@ -1,17 +1,94 @@
-"""Verifies a weight sync: checksums of the tensors the engine received, and a probe on which engine and trainer must agree."""
+"""Verifies a weight sync: checksums of the tensors that were sent, a probe on which engine and trainer must agree, and, once at the
+start, that the probe would notice: it has to follow when the head or a layer is perturbed.
 
-from collections.abc import Mapping
+What this proves: the first sync delivers every tensor that the probe depends on, and a later sync that leaves the engine several
+times further from the trainer than rounding does is caught. What it does not: in bfloat16, rounding hides an engine that is one
+small update behind (docs/scaling.md has the numbers).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
-from vapo.distributed.sharding import device_of
+from vapo.distributed.sharding import device_of, layers_of
 from vapo.models.actor import Actor
+from vapo.models.export import ADAPTER
 from vapo.rollout.collate import collate, micro_batches
 from vapo.types import Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 
-PROBE_LENGTH, PROBE_TOKENS = 300, 4  # longer than a block of the prefix cache (128 tokens on CPU), to detect a stale cache
+PROBE_LENGTH = 300  # tokens of the prompt: more than a block of the prefix cache (128 on CPU), to detect a stale cache
+PROBE_RESPONSES, PROBE_TOKENS = 4, 24  # 96 tokens, less those after an EOS
 PROBE_SAMPLING = SamplingParams(max_new_tokens=PROBE_TOKENS)
-MAX_PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}  # nats; measured: 2e-5 in float32, 0.09 in bfloat16
+MAX_PROBE_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}  # nats, mean over the probe's tokens
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # nats; a first gap below it is not taken as the floor
+FLOORS = 4  # a gap above so many times the first one is not rounding
+FACTOR = 1.5  # of perturbed weights
+
+
+class WeightCheck:
+    """The limit on the gap between one engine and the trainer.
+
+    The dtype of both counts: a trainer that computes in bfloat16 is as far from a float32 engine as a bfloat16 engine from it.
+    """
+
+    def __init__(self, dtype: torch.dtype, max_gap: float | None, who: str) -> None:
+        """
+        Args:
+            dtype: the engine's.
+            max_gap: nats; None takes MAX_PROBE_GAP.
+        """
+        self.dtype, self.max_gap, self.who = dtype, max_gap, who
+        self.floor: float | None = None  # nats; the first gap, which is rounding
+
+    def rounding(self, actor: Actor) -> torch.dtype:
+        """The coarser of the dtypes that engine and trainer compute in."""
+        return max(self.dtype, actor.compute_dtype, key=lambda dtype: torch.finfo(dtype).eps)
+
+    def check(self, gap: float, actor: Actor) -> None:
+        """Raises ValueError if `gap` (nats) is not rounding. The first one that is becomes the noise floor of later ones."""
+        dtype = self.rounding(actor)
+        limit = MAX_PROBE_GAP[dtype] if self.max_gap is None else self.max_gap
+        if self.floor is not None:
+            limit = min(limit, FLOORS * max(self.floor, ROUNDING[dtype]))
+        if not gap <= limit:
+            raise ValueError(
+                f"{self.who}'s log-probabilities differ by {gap:.2g} nats from the actor's on a probe prompt although the weight "
+                f"sync delivered every tensor: its prefix cache or a tied head is stale; set rollout=torch to run without it, or "
+                f"raise rollout.engine.max_probe_gap if it fails at the first sync (the limit was {limit:.2g}: {dtype} rounding)"
+            )
+        self.floor = gap if self.floor is None else self.floor
+
+    def check_power(self, gap: float, actor: Actor, what: str) -> None:
+        """Raises ValueError if the engine, sent a perturbed `what`, is no further from the trainer than by rounding."""
+        assert self.floor is not None
+        if not gap > FLOORS * max(self.floor, ROUNDING[self.rounding(actor)]):
+            raise ValueError(
+                f"{self.who} does not use {what} that it was sent: with those weights perturbed its log-probabilities moved by "
+                f"only {gap:.2g} nats on a probe prompt; set rollout=torch to run without it"
+            )
+
+
+def perturbations(actor: Actor) -> dict[str, set[str]]:
+    """Names of the weights to perturb, as `merged_weights` has them: of the head, with the embedding if they are tied, and of the
+    matrices of a layer in the middle."""
+    model = actor.language_model
+    head = model.get_output_embeddings().weight
+    layers = layers_of(model)
+    middle: nn.Module = layers[len(layers) // 2]
+    named = [(name, p) for name, p in model.named_parameters(remove_duplicate=False) if ADAPTER not in name]
+    inside = {id(p) for p in middle.parameters() if p.dim() > 1}
+    tied = {name for name, p in model.state_dict(keep_vars=True).items() if p is head}
+    return {
+        "the head": tied,
+        "a layer": {name.replace(".base_layer.", ".") for name, p in named if id(p) in inside},
+    }
+
+
+def perturbed(weights: Iterator[tuple[str, Tensor]], names: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """The same entries, those of `names` scaled."""
+    for name, tensor in weights:
+        yield name, tensor * FACTOR if name in names else tensor
 
 
 def check_received(expected: Mapping[str, int], received: Mapping[str, int], who: str) -> None:
@@ -28,29 +105,22 @@ def check_received(expected: Mapping[str, int], received: Mapping[str, int], who
         )
 
 
-def probe_request(actor: Actor, max_tokens: int) -> Request:
+def probe_requests(actor: Actor, max_tokens: int) -> list[Request]:
     """A fixed prompt over the whole vocabulary, short enough for an engine of `max_tokens` prompt and response tokens."""
     vocabulary = actor.language_model.config.get_text_config().vocab_size
-    return Request(tuple((7 * i * i + 3 * i) % vocabulary for i in range(min(PROBE_LENGTH, max_tokens - PROBE_TOKENS))), seed=0)
+    prompt = tuple((7 * i * i + 3 * i) % vocabulary for i in range(min(PROBE_LENGTH, max_tokens - PROBE_TOKENS)))
+    return [Request(prompt, seed) for seed in range(PROBE_RESPONSES)]
 
 
 @torch.no_grad()
-def probe_gap(actor: Actor, request: Request, completion: Completion) -> float:
-    """Largest difference, in nats, between the engine's and the actor's log-probabilities of the completion's tokens. The actor may
-    be sharded: all ranks must call this together."""
-    rollout = Rollout(Prompt(0, "", "", request.prompt_ids), 0, completion, "", Verdict(Status.WRONG))
-    (micro,) = micro_batches(collate([rollout]), 1, device_of(actor))
-    was_training = actor.training
-    logprob_R = actor.eval()(micro)[0]
+def probe_gap(actor: Actor, requests: Sequence[Request], completions: Sequence[Completion]) -> float:
+    """Mean difference, in nats, between the engine's and the actor's log-probabilities of the completions' tokens, outside of the
+    caller's autocast. The actor may be sharded: all ranks must call this together."""
+    pairs = zip(requests, completions, strict=True)
+    rollouts = [Rollout(Prompt(0, "", "", r.prompt_ids), 0, c, "", Verdict(Status.WRONG)) for r, c in pairs]
+    device, was_training = device_of(actor), actor.training
+    (micro,) = micro_batches(collate(rollouts), 10**9, device)
+    with torch.autocast(device.type, enabled=False):
+        logprob_R = actor.eval()(micro)[0]
     actor.train(was_training)
-    return float((logprob_R.cpu() - torch.tensor(completion.logprobs)).abs().max())
-
-
-def check_gap(gap: float, limit: float, who: str) -> None:
-    """Raises ValueError if `gap` (nats) is above `limit`, or not a number."""
-    if not gap <= limit:
-        raise ValueError(
-            f"{who}'s log-probabilities differ by {gap:.2g} nats from the actor's on a probe prompt although the weight sync "
-            f"delivered every tensor: its prefix cache or a tied head is stale; set rollout=torch to run without it, or raise "
-            f"rollout.engine.max_probe_gap (now {limit:g}) if this is rounding"
-        )
+    return float((logprob_R.cpu() - micro.part.sampler_logprob_R).abs().mean())

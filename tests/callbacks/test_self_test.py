@@ -1,0 +1,73 @@
+"""The self-test at the start finds what silently trained on a wrong policy before, and the alarm finds it later."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.runs import metrics, run
+from torch import Tensor
+
+import vapo.models.actor
+import vapo.rollout.torch_engine
+from vapo.callbacks.self_test import SelfTest
+
+
+def break_the_engines_mask(patch: pytest.MonkeyPatch) -> str:
+    """A boolean mask for eager attention, which adds it to the scores: nothing is masked."""
+    patch.setattr(vapo.rollout.torch_engine, "only_full_attention", lambda model: True)
+    return "model.attention=eager"
+
+
+def break_the_head(patch: pytest.MonkeyPatch) -> None:
+    """As if the model scaled its logits and the actor did not know."""
+    original = vapo.models.actor.own_head
+
+    def scaled(model: object) -> Callable[[Tensor], Tensor]:
+        head = original(model)  # type: ignore[arg-type]
+        return lambda hidden_RD: 0.5 * head(hidden_RD)
+
+    patch.setattr(vapo.models.actor, "own_head", scaled)
+
+
+def test_a_wrong_mask_of_the_engine_stops_the_run_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = break_the_engines_mask(monkeypatch)
+    with pytest.raises(ValueError, match=r"self-test: the engine's log-probabilities differ .* Set model\.attention to sdpa"):
+        run(tmp_path, setting)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_wrong_head_of_the_actor_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_the_head(monkeypatch)
+    with pytest.raises(ValueError, match=r"self-test: the actor's log-probabilities differ from the model's own by \S+ nats"):
+        run(tmp_path)
+
+
+def test_without_it_the_alarm_stops_the_run_after_the_first_policy_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = break_the_engines_mask(monkeypatch)
+    with pytest.raises(ValueError, match=r"engine/logprob_gap_mean is \S+ nats .* although engine and trainer share their weights"):
+        run(tmp_path, setting, "callbacks.self_test=null")
+    assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().iloc[0] > 0.05
+
+
+def test_the_alarm_is_a_warning_where_the_engine_has_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = break_the_engines_mask(monkeypatch)
+    with pytest.warns(UserWarning, match=r"engine/logprob_gap_mean is .* set algorithm\.mismatch=truncate"):
+        run(tmp_path, setting, "callbacks.self_test=null", "rollout.engine.own_weights=true")
+
+
+def test_it_changes_no_number(tmp_path: Path) -> None:
+    run(tmp_path / "with", "callbacks.self_test.max_gap=1e-4")
+    run(tmp_path / "without", "callbacks.self_test=null")
+    pd.testing.assert_frame_equal(metrics(tmp_path / "with"), metrics(tmp_path / "without"), check_exact=True)
+
+
+def test_bfloat16_passes_with_its_own_limit_and_not_with_float32s(tmp_path: Path) -> None:
+    run(tmp_path / "bf16", "trainer.precision=bf16-mixed", "module.policy_steps=1")
+    with pytest.raises(ValueError, match="rounding explains 1e-05"):
+        run(tmp_path / "strict", "trainer.precision=bf16-mixed", "callbacks.self_test.max_gap=1e-5")
+
+
+def test_settings_below_1_say_what_to_set() -> None:
+    with pytest.raises(ValueError, match=r"set both of callbacks\.self_test to 1 or more"):
+        SelfTest(0, 2, 32, None)

@@ -90,7 +90,7 @@ class Sharding:
 def layers_of(network: nn.Module) -> list[nn.Module]:
     """The transformer's layers: the modules that Hugging Face lists in `_no_split_modules`."""
     names = {name for module in network.modules() if isinstance(module, PreTrainedModel) for name in module._no_split_modules or ()}
-    layers = [module for module in network.modules() if type(module).__name__ in names]
+    layers = [m for m in network.modules() if type(m).__name__.removeprefix("FSDP") in names]  # FSDP2 changes the class of its own
     if not layers:
         raise ValueError(
             f"{type(network).__name__} names no layers to shard (_no_split_modules): set trainer to one without sharding"
@@ -126,9 +126,14 @@ def read_safetensors(model: PreTrainedModel, path: str) -> None:
         else:
             wanted[found[0]] = parameter.detach()
     dcp.load(wanted, storage_reader=reader)
+    compute_buffers(model)
+
+
+def compute_buffers(model: PreTrainedModel) -> None:
+    """Fills the buffers that are computed and not stored, such as rotary frequencies, after `to_empty`."""
     for module in model.modules():
         if module._non_persistent_buffers_set:
-            model._init_weights(module)  # rotary frequencies are computed, not stored
+            model._init_weights(module)
 
 
 def read_entries(path: str, prefix: str) -> dict[str, Tensor]:

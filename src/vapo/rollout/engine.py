@@ -22,10 +22,13 @@ def check_eos(eos_token_ids: Sequence[int]) -> None:
 class Engine(Protocol):
     """Token ids in, token ids and the sampler's log-probabilities out."""
 
-    dtype: torch.dtype  # of its weights
     ranks_per_engine: int  # neighboring ranks that share one engine and send it the same requests
     own_weights: bool  # whether it has its own copy of the weights, so that it can generate while the actor trains
     weights_version: int  # version of the weights that the next token would be sampled with; -1 before the first load
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights it generates with."""
 
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
         """Loads the actor's weights and verifies the copy. All ranks must call it, because weights may be sharded.

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vapo.distributed.sharding import device_of, is_sharded
+from vapo.distributed.sharding import compute_buffers, device_of, is_sharded
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.kv_cache import BufferedCache
 from vapo.types import Completion, Request, SamplingParams
 
+TOP = 1024  # tokens; most nuclei have fewer, and the sort of a whole vocabulary is slow
 COMPACT_BELOW = 0.8  # drop finished rows when the share of live rows is below this: it copies the cache, so not at every step
 
 
@@ -35,12 +36,12 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
         logprob_BV = logits_BV.log_softmax(-1)
         token_B = logits_BV.argmax(-1)
         return token_B, logprob_BV.gather(-1, token_B[:, None])[:, 0]
-    probability_BV = (logits_BV / sampling.temperature).softmax(-1).double()
-    order_BV = None
+    probability_BV, order_BV = (logits_BV / sampling.temperature).softmax(-1), None
     if sampling.top_p < 1:
-        probability_BV, order_BV = probability_BV.sort(dim=-1, descending=True, stable=True)
+        probability_BV, order_BV = likeliest(probability_BV, sampling.top_p)
         before_BV = probability_BV.cumsum(-1) - probability_BV
         probability_BV = torch.where(before_BV < sampling.top_p, probability_BV, 0.0)
+    probability_BV = probability_BV.double()
     cumulative_BV = probability_BV.cumsum(-1)
     total_B = cumulative_BV[:, -1]
     choice_B = (cumulative_BV <= (uniform_B * total_B)[:, None]).sum(-1).clamp(max=logits_BV.shape[-1] - 1)
@@ -63,17 +64,30 @@ def only_full_attention(model: PreTrainedModel) -> bool:
     return config._attn_implementation == "sdpa" and not windowed
 
 
+def likeliest(probability_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Probabilities in descending order, and their tokens: the TOP likeliest if they reach top_p in every row, else all."""
+    if probability_BV.shape[-1] > TOP:
+        top, token = probability_BV.topk(TOP)
+        if bool((top.double().sum(-1) >= top_p).all()):
+            return top.double(), token
+    return probability_BV.double().sort(dim=-1, descending=True, stable=True)
+
+
 class TorchEngine:
     """`Engine` that uses the actor's weights themselves, so loading them is free. It keeps a full copy of a sharded actor."""
 
     ranks_per_engine = 1
 
-    def __init__(self, eos_token_ids: Sequence[int], max_batch: int = 1024, own_weights: bool = False) -> None:
+    def __init__(
+        self, eos_token_ids: Sequence[int], max_batch: int = 1024, own_weights: bool = False, dtype: str | None = None
+    ) -> None:
         """
         Args:
             eos_token_ids: tokens that end a response.
-            max_batch: maximum responses decoded at once; bounds the memory of the cache.
-            own_weights: keep a copy of any actor, so that it can generate while the actor trains.
+            max_batch: most responses decoded at once; bounds the memory of the cache.
+            own_weights: keep a copy of any actor, so that training can continue during generation.
+            dtype: of the weights it generates with. Where the actor has another, the engine keeps a copy, which saves the casts
+                that autocast makes of every weight for every token. None: the actor's.
         """
         check_eos(eos_token_ids)
         if max_batch < 1:
@@ -82,11 +96,15 @@ class TorchEngine:
         self.own_weights = own_weights
         self.weights_version = -1
         self.language_model: PreTrainedModel | None = None
-        self.dtype = torch.float32
+        self._dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self._own: PreTrainedModel | None = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype or (torch.float32 if self.language_model is None else self.language_model.dtype)
+
     def load_weights(self, actor: Actor, version: int) -> dict[str, float]:
-        if self.own_weights or is_sharded(actor):
+        if self.own_weights or is_sharded(actor) or self._dtype not in (None, actor.language_model.dtype):
             self._copy(actor.language_model)
         else:
             self.language_model = actor.language_model
@@ -96,10 +114,13 @@ class TorchEngine:
     @torch.no_grad()
     def _copy(self, model: PreTrainedModel) -> None:
         if self._own is None:
-            with torch.random.fork_rng():  # keep the random state: initial weights are drawn, then overwritten
-                self._own = type(model)._from_config(model.config, dtype=model.dtype).to(device_of(model)).eval()
+            with torch.device("meta"):
+                self._own = type(model)._from_config(model.config, dtype=self._dtype or model.dtype).eval()
+            self._own.to_empty(device=device_of(model))
+            self._own.tie_weights()
+            compute_buffers(self._own)
         own = self._own.state_dict()
-        for name, weight in merged_weights(model):
+        for name, weight in merged_weights(model, dtype=self._own.dtype):
             own[name].copy_(weight)
         self.language_model = self._own
 

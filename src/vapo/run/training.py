@@ -45,6 +45,8 @@ def train(config: DictConfig) -> dict[str, float]:
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision(config.get("float32_matmul", "high"))
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning sets it, to another number on each rank
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data)

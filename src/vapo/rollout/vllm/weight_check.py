@@ -23,7 +23,7 @@ PROBE_SAMPLING = SamplingParams(max_new_tokens=PROBE_TOKENS)
 MAX_PROBE_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}  # nats, mean over the probe's tokens
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # nats; a first gap below it is not taken as the floor
 FLOORS = 4  # a gap above so many times the first one is not rounding
-FACTOR = 1.5  # of perturbed weights
+FACTOR = 3.0  # of perturbed weights
 
 
 class WeightCheck:

@@ -15,7 +15,7 @@ VLLM_PIP := .venv-vllm/bin/python -m pip install -q --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow vllm test-vllm lint types mini ablate clean
+.PHONY: help setup test test-slow vllm test-vllm lint types mini ablate gpu-check clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ ablate: setup  ## remove each technique in turn, three seeds each, two runs at a
 	$(BIN)/python src/train.py -m experiment=vapo_full 'ablation=glob(*)' seed=0,1,2 threads=1 \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=logs/train/multiruns/ablate
 	$(BIN)/python src/report.py logs/train/multiruns/ablate
+
+gpu-check: setup  ## on a machine with a GPU: self-test, gpu tests, mini, 0.5B and 1.5B steps against the plan; one table
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:  ## remove caches and build outputs (keeps .venv and logs)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -8,6 +8,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -34,11 +35,9 @@ def models(folder: Path) -> dict[str, str]:
 def generators(
     path: str, model: PreTrainedModel, requests: list[Request], sampling: SamplingParams
 ) -> dict[str, Callable[[], int]]:
-    """What generates all responses once and counts their tokens."""
-    plain, vllm = TorchEngine(NEVER), VLLMEngine([0], path, max_tokens=512, kv_cache_mib=512)
-    vllm.eos_token_ids = []  # vLLM takes no token that its vocabulary has not
+    """Functions that generate all responses once and count their tokens; without vLLM where it is not installed."""
+    plain = TorchEngine(NEVER)
     plain.load_weights(Actor(model), 0)
-    vllm.load_weights(Actor(model), 0)
     ids = torch.tensor([request.prompt_ids for request in requests], device=model.device)
 
     def generate() -> int:
@@ -55,7 +54,13 @@ def generators(
     def of(engine: TorchEngine | VLLMEngine) -> Callable[[], int]:
         return lambda: sum(len(completion.token_ids) for completion in engine.generate(requests, sampling))
 
-    return {"torch engine": of(plain), "HF generate": generate, "vLLM": of(vllm)}
+    found: dict[str, Callable[[], int]] = {"torch engine": of(plain), "HF generate": generate}
+    if find_spec("vllm") is not None:
+        vllm = VLLMEngine([0], path, max_tokens=512, kv_cache_mib=512)
+        vllm.eos_token_ids = []  # vLLM refuses tokens outside of its vocabulary
+        vllm.load_weights(Actor(model), 0)
+        found["vLLM"] = of(vllm)
+    return found
 
 
 def main() -> None:
@@ -64,11 +69,12 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=128, help="per response")
     parser.add_argument("--repeats", type=int, default=3, help="the best one counts; a first, uncounted one warms up")
+    parser.add_argument("--models", nargs="*", choices=("mini", "10M"), default=["mini", "10M"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | " + " | ".join(("torch engine", "HF generate", "vLLM")) + " |  tokens/s")
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in models(Path(folder)).items():
+        for name, path in [(name, path) for name, path in models(Path(folder)).items() if name in arguments.models]:
             prompt = tuple(load_tokenizer(path).encode("7-9+8+3-2+5-8+6-4+1:"))
             requests = [Request(prompt, seed) for seed in range(arguments.responses)]
             model = AutoModelForCausalLM.from_pretrained(path).to(arguments.device).eval()

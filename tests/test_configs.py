@@ -222,3 +222,16 @@ def test_comments_name_the_numbers_of_the_mini_scale() -> None:
             assert mini is not None and float(mini[1]) == overrides[key] and paper in comment, (path.name, key)
             found[key] = True
     assert found.keys() == overrides.keys()
+
+
+def test_an_engine_with_its_own_weights_has_the_dtype_that_the_trainer_computes_in(tmp_path: Path) -> None:
+    def engine(*overrides: str) -> Any:
+        return config_for(tmp_path, *overrides).rollout.engine
+
+    small = engine("scale=small_gpu", "rollout=vllm")
+    assert (small.dtype, small.max_tokens) == ("bfloat16", 512 + 512)
+    assert engine("scale=small_gpu").dtype == "bfloat16" and engine("scale=small_gpu", "rollout=vllm_server").dtype == "bfloat16"
+    assert engine("rollout=vllm").dtype == engine().dtype == "float32" and engine("rollout=vllm").max_tokens is None
+    assert engine("trainer=fsdp").dtype == "bfloat16" and engine("trainer=ddp").dtype == "bfloat16"
+    assert engine("trainer=fsdp", "module.sharding.compute_dtype=float32").dtype == "float32"
+    assert engine("scale=paper").dtype == "bfloat16" and engine("scale=paper").max_tokens == 2048 + 20480

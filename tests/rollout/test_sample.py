@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vapo.rollout.torch_engine import sample
+from vapo.rollout import torch_engine
+from vapo.rollout.torch_engine import TOP, sample
 from vapo.types import SamplingParams
 
 ALMOST_ONE = 1 - 2**-53  # the largest number that torch.rand draws in float64
@@ -115,3 +116,15 @@ def test_rare_tokens_keep_their_probability_in_a_large_vocabulary():
     token_B, logprob_B = sample(torch.zeros(64, size), uniform_B, SamplingParams())
     assert token_B.tolist() == pytest.approx([int(uniform * size) for uniform in uniform_B.tolist()], abs=1)
     assert_close(logprob_B, torch.full((64,), -log(size)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spread", [0.1, 8.0])
+def test_a_large_vocabulary_is_sorted_only_as_far_as_the_nucleus_reaches(spread, monkeypatch):
+    """Flat distributions need more than TOP tokens, peaked ones do not; both give what a sort of everything gives."""
+    logits_BV = spread * torch.randn(6, 5 * TOP, generator=torch.Generator().manual_seed(0))
+    uniform_B, sampling = grid(6), SamplingParams(top_p=0.9)
+    found = sample(logits_BV, uniform_B, sampling)
+    monkeypatch.setattr(torch_engine, "TOP", 10**6)
+    expected = sample(logits_BV, uniform_B, sampling)
+    assert torch.equal(found[0], expected[0])
+    assert_close(found[1], expected[1], atol=1e-6, rtol=0)

@@ -38,9 +38,9 @@ def weight_sync(folder: Path, model: str) -> None:
             parameter.add_(0.01 * (number + 1))
     read, living, most = {}, [], 0
 
-    def watched(model: Any, gather: bool = True) -> Any:
+    def watched(model: Any, gather: bool = True, dtype: Any = None) -> Any:
         nonlocal most
-        for name, tensor in merged_weights(model, gather):
+        for name, tensor in merged_weights(model, gather, dtype):
             if gather:
                 read[name] = tensor.clone()
                 living.append((weakref.ref(tensor.untyped_storage()), tensor.nbytes))

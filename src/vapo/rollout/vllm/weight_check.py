@@ -9,7 +9,7 @@ small update behind (docs/scaling.md has the numbers).
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vapo.distributed.sharding import device_of, layers_of
 from vapo.models.actor import Actor
@@ -73,15 +73,14 @@ def perturbations(actor: Actor) -> dict[str, set[str]]:
     """Names of the weights to perturb, as `merged_weights` has them: of the head, with the embedding if they are tied, and of the
     matrices of a layer in the middle."""
     model = actor.language_model
-    head = model.get_output_embeddings().weight
-    layers = layers_of(model)
-    middle: nn.Module = layers[len(layers) // 2]
-    named = [(name, p) for name, p in model.named_parameters(remove_duplicate=False) if ADAPTER not in name]
-    inside = {id(p) for p in middle.parameters() if p.dim() > 1}
-    tied = {name for name, p in model.state_dict(keep_vars=True).items() if p is head}
+    head, embedding, layers = model.get_output_embeddings(), model.get_input_embeddings(), layers_of(model)
+    names = {id(module): f"{name}." for name, module in model.named_modules()}
+    middle = names[id(layers[len(layers) // 2])]
+    ends = (head, embedding) if head.weight is embedding.weight else (head,)
+    matrices = [name.replace(".base_layer.", ".") for name, x in model.state_dict().items() if x.dim() > 1 and ADAPTER not in name]
     return {
-        "the head": tied,
-        "a layer": {name.replace(".base_layer.", ".") for name, p in named if id(p) in inside},
+        "the head": {f"{names[id(module)]}weight" for module in ends},
+        "a layer": {name for name in matrices if name.startswith(middle)},
     }
 
 

@@ -1,0 +1,39 @@
+"""`make gpu-check` in its tiny form on a CPU: every part runs, and one that fails is named."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.gpu_check import PARTS, Failed, check
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_tiny_form_runs_every_part(tmp_path: Path) -> None:
+    words = [sys.executable, "benchmarks/gpu_check.py", "--tiny", "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    table = (tmp_path / "gpu_check.md").read_text()
+    for words in (
+        "tests with marker gpu",
+        "mini in bf16-mixed",
+        "qwen2_5_0_5b, actor_update",
+        "qwen2_5_1_5b, rollout",
+        "tokens/s, mini",
+    ):
+        assert words in table
+    assert "FAILED" not in table and set(PARTS) == {"gpu_tests", "mini", "0.5B", "1.5B", "engines"}
+
+
+def test_a_part_that_fails_is_named_and_the_others_run(tmp_path: Path) -> None:
+    def fails(tiny: bool, out: Path) -> Iterator[tuple[str, str]]:
+        yield "first", "fine"
+        raise Failed("no | kernel\nfor this GPU")
+
+    def works(tiny: bool, out: Path) -> Iterator[tuple[str, str]]:
+        yield "second", "fine"
+
+    table, passed = check(True, tmp_path, {"broken": fails, "sound": works})
+    assert not passed and "| first | fine |" in table and "| second | fine |" in table
+    assert "| **broken FAILED** | no / kernel for this GPU |" in table

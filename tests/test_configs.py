@@ -132,6 +132,11 @@ def test_the_committed_paper_configuration_is_current_and_has_the_papers_numbers
     assert config.module.policy_steps == 5000 // 16
 
 
+def test_ranks_of_a_node_have_more_cpu_threads_than_a_laptops_run(tmp_path: Path) -> None:
+    threads = {scale: config_for(tmp_path, f"scale={scale}").threads for scale in SCALES}
+    assert threads == {"lab": 2, "mini": 2, "small_gpu": 2, "node8": 8, "paper": 8}
+
+
 def algorithm_of(folder: Path, *overrides: str) -> dict[str, Any]:
     """Every field of the algorithm that a configuration makes."""
     return asdict(instantiate(config_for(folder, *overrides).algorithm))

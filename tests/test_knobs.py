@@ -180,6 +180,22 @@ def test_each_minibatch_is_a_step_of_its_own_mean_and_all_rollouts_come_once_an_
         assert (step - g).norm() < 0.1 * g.norm()
 
 
+@pytest.mark.parametrize(
+    ("rollouts", "sizes"),
+    [(16, [8, 8]), (8, [8]), (20, [7, 7, 6]), (24, [8, 8, 8]), (17, [6, 6, 5]), (4, [4])],
+    ids=str,
+)
+def test_rollouts_that_fill_no_whole_minibatches_are_cut_into_nearly_equal_ones(
+    rollouts: int, sizes: list[int], tmp_path: Path
+) -> None:
+    """After dynamic sampling: a last minibatch of the few left over would get a whole step."""
+    module, _ = build(tmp_path, "module.minibatch_rollouts=8")
+    found = module.minibatches(rollouts, epoch=1)
+    assert [len(index_B) for index_B in found] == sizes
+    order = torch.randperm(rollouts, generator=torch.Generator().manual_seed(hash((module.seed, 0, 1)) % 2**63))
+    assert torch.equal(torch.cat(list(found)), order)  # whole ones are those of `split`
+
+
 @turns("microbatch_tokens")
 @pytest.mark.parametrize("tokens", [1, 64, 200])
 def test_micro_batches_change_no_weight(tokens: int, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -125,3 +126,54 @@ def test_the_clock_adds_up_phases_even_when_they_fail():
         raise RuntimeError
     assert clock.tokens == {"rollout": 7}
     assert clock.seconds["rollout"] > before > 0
+
+
+def test_the_clock_waits_for_the_gpu_at_both_ends_of_a_phase(monkeypatch):
+    """What one phase queued would otherwise run in the next one's time."""
+    seconds = {"now": 0.0, "queued": 0.0}
+
+    def synchronize():
+        seconds["now"], seconds["queued"] = seconds["now"] + seconds["queued"], 0.0
+
+    for name in ("reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds["now"])
+    clock = PhaseClock()
+    seconds["queued"] = 5.0  # before the first phase
+    with clock.phase("actor_update"):
+        seconds["queued"] = 3.0
+    with clock.phase("evaluation"):
+        seconds["now"] += 1.0
+    assert clock.seconds == {"actor_update": 3.0, "evaluation": 1.0}
+
+
+def test_a_value_on_the_gpu_is_not_waited_for_until_the_step_is_over(monkeypatch):
+    """Copies to the CPU are counted; with a GPU, each would wait for all that is queued."""
+    copies = []
+    for name in ("cpu", "item", "tolist", "__float__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda x, original=original: copies.append(x) or original(x))
+    metrics, loss = StepMetrics(), torch.tensor(0.5, requires_grad=True)
+    for _ in range(3):
+        metrics.mean("actor/entropy_mean", loss * 2, 4)
+        metrics.part("actor/surrogate_loss", loss, 1 / 3)
+        metrics.mean("actor/grad_norm", 2.0)
+    assert copies == []
+    assert metrics.flush() == {"actor/entropy_mean": 0.25, "actor/surrogate_loss": 1.5, "actor/grad_norm": 2.0}
+    assert len(copies) > 0
+
+
+def test_sums_move_to_the_gpu_with_their_values_and_are_gathered_on_the_cpu(monkeypatch):
+    """With the meta device in the GPU's place: what is copied from it reads 3."""
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: torch.full(x.shape, 3.0, dtype=x.dtype) if x.is_meta else cpu(x))
+    metrics = StepMetrics()
+    for _ in range(2):
+        metrics.mean("actor/entropy_mean", 1.0, 2)
+        metrics.mean("actor/entropy_mean", torch.ones((), device="meta"), 1)
+        metrics.mean("actor/entropy_mean", torch.ones(()), 1)
+        metrics.mean("actor/kl_k1", torch.ones(()), 2)
+        assert metrics._metrics["actor/entropy_mean"].total.is_meta and not metrics._metrics["actor/kl_k1"].total.is_meta
+        assert metrics.flush() == {"actor/entropy_mean": 0.75, "actor/kl_k1": 0.5}

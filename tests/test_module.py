@@ -28,9 +28,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "value clip": {"clip_value": 0.1},
     "overlong": {"overlong_buffer": 64},
 }
-GROUP_ARMS: dict[str, dict[str, Any]] = {  # not k3: after so large a move of the weights exp(log-ratio) is a million somewhere
+GROUP_ARMS: dict[str, dict[str, Any]] = {
     "grpo with k1": {"family": "grpo", "kl_coef": 0.01, "kl_estimator": "k1"},
     "grpo with k2": {"family": "grpo", "kl_coef": 0.01, "kl_estimator": "k2"},
+    "grpo with k3": {"family": "grpo", "kl_coef": 0.01, "kl_estimator": "k3"},
     "dapo": {"family": "dapo"},
 }
 

@@ -66,7 +66,8 @@ def find_checkpoint(folder: Path, name: str) -> tuple[Path | None, int]:
     if not path.is_dir():  # a sharded one is checked on loading, where each rank checks its share of the files
         check_intact(path)
     try:
-        state = torch.load(path / REST if path.is_dir() else path, map_location="cpu", weights_only=True)
+        file = path / REST if path.is_dir() else path
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # tensors stay on disk: one number is read
         return path.resolve(), int(state["vapo"]["rl_step"])
     except Exception as error:
         raise ValueError(f"the checkpoint {path} is damaged ({type(error).__name__}): {remedy(path)}") from error
@@ -128,22 +129,23 @@ def remedy(path: Path) -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """Random states of Python, NumPy, torch and CUDA, as plain values and tensors: a resumed run draws what the uninterrupted run
-    would have drawn."""
+    """Random states of Python, NumPy, torch and this process's GPU, as plain values and tensors: a resumed run draws what the
+    uninterrupted run would have drawn. The generators of other GPUs are other ranks'."""
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """The inverse of `random_state`."""
+    """The inverse of `random_state`; also takes states of before November 2026, which have every visible GPU's generator."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     numpy_state = dict(state["numpy"], state=dict(state["numpy"]["state"]))
     numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy_state)
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    generators = state["cuda"]
+    if generators and torch.cuda.is_available():
+        torch.cuda.set_rng_state(generators[min(torch.cuda.current_device(), len(generators) - 1)].cpu())

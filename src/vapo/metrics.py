@@ -63,7 +63,10 @@ GAUGES = (
 
 
 class Ratio(Metric):
-    """sum / count, each added over updates and ranks; nan if nothing was added."""
+    """sum / count, each added over updates and ranks; nan if nothing was added.
+
+    `total` moves to the GPU with the first value that is there: the addition is queued, and nobody waits for it.
+    """
 
     total: Tensor
     count: Tensor
@@ -117,7 +120,7 @@ class StepMetrics:
     def mean(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
         """Adds `count` items with the sum `total` to the mean `name`."""
         if isinstance(total, Tensor):
-            total = total.detach().double().cpu()
+            total = total.detach().double()
         self._metrics[name].update(total, float(count))
 
     def part(self, name: str, value: Tensor | float, fraction: float) -> None:
@@ -151,13 +154,16 @@ class StepMetrics:
 
     def _sum_over_ranks(self) -> None:
         states = [(metric, name) for metric in self._metrics.values() for name in metric.metric_state]
-        sums = sum_over_ranks(torch.cat([getattr(metric, name).reshape(-1) for metric, name in states]))
+        sums = sum_over_ranks(torch.cat([getattr(metric, name).reshape(-1).cpu() for metric, name in states]))
         for (metric, name), x in zip(states, sums.split([getattr(m, n).numel() for m, n in states]), strict=True):
             setattr(metric, name, x.reshape(getattr(metric, name).shape))
 
 
 class PhaseClock:
-    """Measures wall time, tokens and GPU peak memory of each phase of a step. Not a metric, because time is not reproducible."""
+    """Measures wall time, tokens and GPU peak memory of each phase of a step. Not a metric, because time is not reproducible.
+
+    It waits for the GPU at both ends of a phase: what a phase queued counts toward it, not toward the next one.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -166,13 +172,17 @@ class PhaseClock:
 
     @contextmanager
     def phase(self, name: str, tokens: int = 0) -> Iterator[None]:
-        started = time.perf_counter()
-        if torch.cuda.is_available():
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
         try:
             yield
         finally:
+            if on_gpu:
+                torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self.tokens[name] = self.tokens.get(name, 0) + tokens
-            if torch.cuda.is_available():
+            if on_gpu:
                 self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), torch.cuda.max_memory_allocated())

@@ -66,7 +66,7 @@ class RLModule(LightningModule):
         Args:
             prefetch: 1 generates the next step's rollouts while the networks train on this step's; 0 does not.
             policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
-            minibatch_rollouts: rollouts per optimizer step; must divide the rollouts of a step.
+            minibatch_rollouts: rollouts per optimizer step, fewer if dynamic sampling found few; must divide those of a step.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
             microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`.
             sharding: how networks are sharded over ranks, with trainer=fsdp.
@@ -206,9 +206,9 @@ class RLModule(LightningModule):
         return loss
 
     def minibatches(self, rollouts: int, epoch: int) -> Sequence[Tensor]:
-        """Shuffled indices of the rollouts, `minibatch_rollouts` at a time; the order depends on (seed, RL step, epoch) only."""
+        """Shuffled indices, in nearly equal parts of at most `minibatch_rollouts`; depends on (seed, RL step, epoch) only."""
         key = torch.Generator().manual_seed(hash((self.seed, self.rl_step, epoch)) % 2**63)
-        return torch.randperm(rollouts, generator=key).split(self.minibatch_rollouts)
+        return torch.randperm(rollouts, generator=key).tensor_split(-(-rollouts // self.minibatch_rollouts))  # rounded up
 
     # --- sampling ------------------------------------------------------------------------------------------------------
 

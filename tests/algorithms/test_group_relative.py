@@ -10,6 +10,8 @@ from tests.algorithms.splits import cut, losses
 from torch.testing import assert_close
 
 from vapo.algorithms import ActorCritic, GroupRelative
+from vapo.algorithms.diagnostics import KL_ESTIMATORS
+from vapo.algorithms.group_relative import bounded_kl
 from vapo.rollout.collate import micro_batches
 from vapo.types import MicroBatch
 
@@ -92,6 +94,34 @@ def test_the_kl_term_and_its_gradient_are_their_definition(grouped, logprob_R, e
     gradient_R = torch.tensor([0.3 * weight * derivative(p, q) for weight, (p, q) in zip(weight_R, pairs, strict=True)])
     assert_close(with_kl[1] - without[1], gradient_R, atol=1e-6, rtol=0)
     assert gradient_R.abs().min() > 0
+
+
+@pytest.mark.parametrize("log_ratio", [200.0, -200.0])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_token_far_from_the_initial_policy_costs_a_bounded_kl_and_pulls_no_more(grouped, logprob_R, estimator, log_ratio):
+    """exp(200) is infinite in float32, and one such token made every gradient nan."""
+    reference_R = grouped.reference_logprob_R.clone()
+    reference_R[5] = logprob_R[5] + log_ratio
+    far = grouped.replace(reference_logprob_R=reference_R)
+    algorithm = replace(GRPO, kl_estimator=estimator, loss_aggregation="token")
+    (without, gradient_R, _), (with_kl, kl_gradient_R, sums) = (
+        losses(replace(algorithm, kl_coef=coef), far, logprob_R, 1, "actor") for coef in (0.0, 0.3)
+    )
+    near = losses(algorithm, grouped, logprob_R, 1, "actor")
+    assert kl_gradient_R[5] == gradient_R[5] and sums.isfinite().all()
+    others = torch.arange(34) != 5
+    assert torch.equal(kl_gradient_R[others], near[1][others])
+    value = ESTIMATORS[estimator][0]
+    expected = sum(value(p, q) for i, (p, q) in enumerate(zip(logprob_R.tolist(), reference_R.tolist(), strict=True)) if i != 5)
+    limit = -10 if estimator == "k1" and log_ratio > 0 else 10
+    assert with_kl - without == pytest.approx(0.3 * (expected + limit) / 34, abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_small_kl_is_not_changed_by_its_limits(estimator):
+    log_ratio_BT = torch.linspace(-2.5, 2.5, 1001)[None]
+    found, plain = (kl(log_ratio_BT) for kl in (lambda x: bounded_kl(x, estimator), KL_ESTIMATORS[estimator]))
+    assert torch.equal(found, plain)
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])

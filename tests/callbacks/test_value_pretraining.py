@@ -128,6 +128,8 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("callbacks.value_pretraining.group_size=2", "training"),
         ("algorithm.clip_value=0.1", "training"),
         ("module.max_grad_norm=0.5", "training"),
+        ("trainer.precision=bf16-mixed", "precision"),
+        ("model.dtype=bfloat16", "precision"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
             run(tmp_path / change.split("=")[0], file, change)

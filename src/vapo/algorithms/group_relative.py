@@ -8,7 +8,21 @@ from vapo.algorithms.diagnostics import KL_ESTIMATORS
 from vapo.algorithms.groups import group_advantage
 from vapo.algorithms.masked import masked_fill
 from vapo.algorithms.policy_gradient import Normalizers, PolicyGradient, require
+from vapo.algorithms.policy_loss import MAX_LOG_RATIO
 from vapo.types import Batch, MicroBatch
+
+MAX_KL = 10.0  # nats at one token
+
+
+def bounded_kl(log_ratio_BT: Tensor, estimator: str) -> Tensor:
+    """An estimate of the KL divergence at each token that cannot overflow, for the loss: the log-ratio is clamped to ±20 before the
+    estimator and the estimate to ±10 after it, as common implementations do. A token beyond the limits has no gradient.
+
+    Args:
+        log_ratio_BT: log π_reference(a|s) - log π(a|s).
+        estimator: k1, k2 or k3. The limit of 10 is reached at a log-ratio of ±10, ±4.5, and -11 or +2.6.
+    """
+    return KL_ESTIMATORS[estimator](log_ratio_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)).clamp(-MAX_KL, MAX_KL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +57,11 @@ class GroupRelative(PolicyGradient):
         return batch.replace(advantage_R=advantage_B.repeat_interleave(batch.response_length_B))
 
     def actor_loss(self, logprob_R: Tensor, micro: MicroBatch, counts: Normalizers) -> tuple[Tensor, dict[str, Tensor]]:
-        """Adds beta * KL(policy || initial policy), estimated at the sampled tokens, to the shared loss."""
+        """Adds beta * KL(policy || initial policy), estimated at the sampled tokens within limits, to the shared loss."""
         loss, diagnostics = super().actor_loss(logprob_R, micro, counts)
         if self.kl_coef > 0:
             log_ratio_BT = micro.padded("reference_logprob_R") - micro.pad(logprob_R)
-            kl_BT = KL_ESTIMATORS[self.kl_estimator](log_ratio_BT)
+            kl_BT = bounded_kl(log_ratio_BT, self.kl_estimator)
             loss = loss + self.kl_coef * self.aggregate(kl_BT, micro.mask_BT, counts)
             diagnostics["kl_reference"] = masked_fill(kl_BT.detach(), micro.mask_BT).sum()
         return loss, diagnostics

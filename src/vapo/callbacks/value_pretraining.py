@@ -54,7 +54,8 @@ class ValuePretraining(Callback):
             group_size: responses per prompt during value pretraining (rollouts per step unchanged); None keeps
                 algorithm.group_size. The critic learns more from many problems than from many responses to few.
             critic_file: the pretrained critic is loaded from here if the file exists, else saved here, so a sweep pretrains once.
-                A file made with another base model, critic initialization, task, sampling, return or training is refused.
+                A file made with another base model, critic initialization, task, sampling, return, training or precision is
+                refused.
         """
         if patience is not None and patience < 1:
             raise ValueError(
@@ -143,6 +144,7 @@ class ValuePretraining(Callback):
             "sampling": str(sampling),
             "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
             "training": str(training),
+            "precision": f"{next(module.critic.parameters()).dtype}, trainer.precision {trainer.precision}, {module.actor.compute_dtype}",
         }
 
     def _save(self, trainer: Trainer, module: RLModule) -> None:

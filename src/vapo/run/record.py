@@ -22,6 +22,7 @@ RENAMED = {
     "\n  ahead: ": "\n  prefetch: ",
     "${rollout.ahead}": "${rollout.prefetch}",
 }
+TOKEN = "${oc.env:VAPO_SERVER_TOKEN,null}"  # as in configs/rollout/vllm_server.yaml
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "torchmetrics")
 
 
@@ -46,8 +47,12 @@ def provenance(root: str) -> dict[str, object]:
 
 
 def record_texts(config: DictConfig) -> dict[str, str]:
-    """The two forms of a run's configuration, by file name; resume options are left out."""
-    return {CONFIG: OmegaConf.to_yaml(config), RESOLVED: OmegaConf.to_yaml(config, resolve=True)}
+    """The two forms of a run's configuration, by file name; resume options are left out. The token of generation servers is left
+    to the environment in the second form too: it is a secret."""
+    public = config.copy()
+    if "token" in (OmegaConf.select(config, "rollout.engine") or {}):
+        public.rollout.engine.token = rf"\{TOKEN}"  # resolving removes the backslash, and nothing else
+    return {CONFIG: OmegaConf.to_yaml(config), RESOLVED: OmegaConf.to_yaml(public, resolve=True)}
 
 
 def load_config(file: Path) -> DictConfig:

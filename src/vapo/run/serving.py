@@ -8,9 +8,12 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from vapo.rollout.vllm.options import check_version, environment, options
+from vapo.rollout.vllm.middleware import VARIABLE
+from vapo.rollout.vllm.options import check_version, checked_token, environment, options
 
 EXTENSION = "vapo.rollout.vllm.worker.WorkerExtension"
+MIDDLEWARE = "vapo.rollout.vllm.middleware.RequireToken"
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def command(config: DictConfig) -> list[str]:
@@ -19,6 +22,12 @@ def command(config: DictConfig) -> list[str]:
         raise ValueError(f"port is {config.port}; set it between 1 and 65535")
     if config.tensor_parallel_size < 1:
         raise ValueError(f"tensor_parallel_size is {config.tensor_parallel_size}; set it to 1 or more GPUs")
+    token = checked_token(config.token, "token")
+    if token is None and config.host not in LOCAL:
+        raise ValueError(
+            f"host is {config.host}, and without a token anyone who reaches the server can replace its weights: set "
+            f"{VARIABLE} for the server and the training run, or host to {LOCAL[0]}"
+        )
     shared = options(
         config.model.path,
         config.dtype,
@@ -36,6 +45,7 @@ def command(config: DictConfig) -> list[str]:
         "enable_scale_out": True,  # the route that takes and returns token ids
         "worker_extension_cls": EXTENSION,
         "weight_transfer_config": json.dumps({"backend": "vapo_http"}),
+        "middleware": None if token is None else MIDDLEWARE,
         "enable_log_requests": False,
         "disable_uvicorn_access_log": True,
     }
@@ -54,19 +64,19 @@ def flags(arguments: dict[str, Any]) -> list[str]:
     return words
 
 
-def server_environment() -> dict[str, str]:
-    """This process's environment plus the variables that vLLM needs."""
+def server_environment(token: str | None) -> dict[str, str]:
+    """This process's environment plus the variables that vLLM and `MIDDLEWARE` need."""
     source = str(Path(__file__).parents[2])  # the workers import `EXTENSION`
     ours = {
         "PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # the server's engine runs in a separate process
     }
-    return environment() | os.environ | ours
+    return environment() | os.environ | ours | ({} if token is None else {VARIABLE: token})
 
 
 def serve(config: DictConfig) -> NoReturn:
     """Replaces this process with the server, so that a signal to it is a signal to the server."""
     check_version()
     words = command(config)
-    os.execve(words[0], words, server_environment())
+    os.execve(words[0], words, server_environment(checked_token(config.token, "token")))

@@ -77,8 +77,9 @@ FAULTS = {
 class FakeServer:
     """Serves from construction to `die`; `restart` is a new process at the same address, with weights of its own."""
 
-    def __init__(self, model):
+    def __init__(self, model, token=None):
         self.port, self.model = 0, model
+        self.token = token  # that every request must have
         self.script = []  # faults of the next generations, None for none
         self.asked = []  # (prompt_ids, seed) of all generations
         self.labels = []  # of all finished updates
@@ -131,7 +132,8 @@ class FakeServer:
                     if fake.drop(route):
                         self.request.shutdown(socket.SHUT_RDWR)
                         return
-                    status, text, *missing = fake.answer(route, body)
+                    allowed = fake.token is None or self.headers["Authorization"] == f"Bearer {fake.token}"
+                    status, text, *missing = fake.answer(route, body) if allowed else (401, "no")
                     data = text.encode()
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(data) + sum(missing)))

@@ -22,7 +22,8 @@ from vapo.models.actor import Actor, load_tokenizer
 from vapo.models.loading import LoRA
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.rollout.vllm import server_engine
-from vapo.rollout.vllm.server import Server
+from vapo.rollout.vllm.middleware import VARIABLE
+from vapo.rollout.vllm.server import Server, open_session
 from vapo.rollout.vllm.server_engine import ServerEngine
 from vapo.types import Request, SamplingParams
 
@@ -34,6 +35,7 @@ BASE = str(ROOT / "src" / "vapo" / "assets" / "mini" / "base")
 EOS = [1]
 LONG = SamplingParams(max_new_tokens=250)
 START_SECONDS = 200
+TOKEN = "d0f1c2"
 
 
 class Process:
@@ -50,7 +52,8 @@ class Process:
         settings = [f"port={self.port}", "kv_cache_mib=64", "max_tokens=512", "max_batch=64", f"hydra.run.dir={self.folder}"]
         with (self.folder / "log.txt").open("a") as log:
             words = [sys.executable, "src/serve.py", *settings]
-            self.process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            variables = os.environ | {VARIABLE: TOKEN}
+            self.process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=log, stderr=log, start_new_session=True)
 
     def signal(self, number):
         with suppress(ProcessLookupError):
@@ -74,7 +77,8 @@ def servers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(servers):
-    return ServerEngine(EOS, [server.url for server in servers], deadline_seconds=30, start_seconds=START_SECONDS, max_batch=32)
+    limits = {"deadline_seconds": 30, "start_seconds": START_SECONDS, "max_batch": 32}
+    return ServerEngine(EOS, [server.url for server in servers], **limits, token=TOKEN)
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +139,33 @@ def test_equal_seeds_give_equal_tokens_on_whichever_server(engine, model, server
     asked = requests(16)
     together = tokens(engine.generate(asked, LONG))
     for server in servers:
-        alone = ServerEngine(EOS, [server.url], deadline_seconds=30)
+        alone = ServerEngine(EOS, [server.url], deadline_seconds=30, token=TOKEN)
         alone.load_weights(Actor(model), 0)
         assert tokens(alone.generate(asked[5:9], LONG)) == together[5:9]
     assert len(set(together)) > 8
+
+
+def test_without_the_token_no_route_of_vllms_is_open(engine, model, servers):
+    """Every route that its own description names, and a websocket."""
+
+    async def statuses():
+        async with open_session(TOKEN) as ours, open_session() as others:
+            async with ours.get(f"{servers[0].url}/openapi.json") as reply:
+                routes = {(route, method) for route, methods in (await reply.json())["paths"].items() for method in methods}
+            found = {}
+            for route, method in routes | {("/openapi.json", "get"), ("/metrics", "get"), ("/nowhere", "get")}:
+                async with others.request(method.upper(), servers[0].url + route, json={}) as reply:
+                    found[route] = reply.status
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+                await others.ws_connect(f"{servers[0].url}/v1/realtime")
+            return found
+
+    found = asyncio.run(statuses())
+    assert {"/collective_rpc", "/update_weights", "/inference/v1/generate", "/health", "/pause", "/v1/models"} <= set(found)
+    assert set(found.values()) == {401}
+    with pytest.raises(ValueError, match=r"/v1/models wants another token \(HTTP 401\)"):
+        ServerEngine(EOS, [servers[0].url]).load_weights(Actor(model), 0)
+    assert engine.load_weights(Actor(model), 1)["engine/servers"] == 2
 
 
 @pytest.mark.parametrize("through", ["http", "folder"])
@@ -195,7 +222,7 @@ def test_a_head_that_was_not_sent_is_named(engine, model, monkeypatch):
 
 def test_an_update_that_a_dead_trainer_left_unfinished_does_no_harm(engine, model):
     async def begin():
-        async with aiohttp.ClientSession() as session:
+        async with open_session(TOKEN) as session:
             for server in engine.fleet.servers:
                 await server.start_update(session, 10)
                 name = "model.layers.0.self_attn.q_proj.weight"
@@ -233,9 +260,8 @@ def test_a_server_killed_in_mid_generation_leaves_the_batch_of_an_undisturbed_ru
 
 
 def test_training_with_servers_is_training_with_vllm_in_process(tmp_path, servers):
-    run(
-        tmp_path / "servers", "rollout=vllm_server", f"rollout.engine.urls=[{servers[0].url}]", "rollout.engine.deadline_seconds=60"
-    )
+    settings = [f"rollout.engine.urls=[{servers[0].url}]", "rollout.engine.deadline_seconds=60", f"rollout.engine.token={TOKEN}"]
+    run(tmp_path / "servers", "rollout=vllm_server", *settings)
     run(tmp_path / "process", "rollout=vllm", "rollout.engine.kv_cache_mib=64")
     ours, theirs = (metrics(tmp_path / name) for name in ("servers", "process"))
     assert (ours["clock/policy_step"].dropna().max(), ours["engine/servers"].dropna().unique().tolist()) == (2, [1])

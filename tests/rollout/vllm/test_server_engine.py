@@ -22,8 +22,8 @@ REQUESTS = [Request((2 + i // 3, 5, 9), seed=i) for i in range(12)]  # four prom
 def fakes(mini_model):
     started = []
 
-    def start(count):
-        started.extend(FakeServer(mini_model) for _ in range(count))
+    def start(count, token=None):
+        started.extend(FakeServer(mini_model, token) for _ in range(count))
         return started[-count:]
 
     yield start
@@ -36,7 +36,7 @@ def engine(fakes, mini_model):
     """Makes an engine with the model's weights on `count` fakes."""
 
     def make(count, **limits):
-        servers = fakes(count)
+        servers = fakes(count, limits.get("token"))
         limits = {"deadline_seconds": 1.0, "start_seconds": 2.0, "max_batch": 4} | limits
         engine = ServerEngine([EOS], [fake.url for fake in servers], **limits | {"deadline_seconds": 60.0})
         engine.load_weights(Actor(mini_model), 0)
@@ -298,6 +298,33 @@ def test_weights_that_arrived_but_are_not_used_are_found(engine, mini_model):
         made.load_weights(Actor(mini_model), 1)
 
 
+def test_a_servers_token_is_sent_with_every_request(engine, undisturbed, mini_model):
+    made, servers = engine(2, token="d0f1c2")
+    same(generate(made), undisturbed)
+    servers[0].die()
+    servers[0].restart()
+    move(mini_model)
+    assert made.load_weights(Actor(mini_model), 1)["engine/servers"] == 2
+
+
+@pytest.mark.parametrize("token", [None, "12345"])
+def test_a_server_that_wants_another_token_is_a_clear_stop_that_does_not_show_it(fakes, mini_model, token):
+    (fake,) = fakes(1, token="d0f1c2")
+    engine = ServerEngine([EOS], [fake.url], start_seconds=30, token=token)
+    message = r"wants another token \(HTTP 401\): set rollout\.engine\.token, or VAPO_SERVER_TOKEN"
+    with pytest.raises(ValueError, match=rf"^{fake.url}/v1/models {message}") as raised:
+        engine.load_weights(Actor(mini_model), 0)
+    assert "d0f1c2" not in str(raised.value)
+
+
+def test_a_token_that_changes_while_a_run_is_going_stops_it(engine):
+    made, servers = engine(2, token="d0f1c2")
+    for fake in servers:
+        fake.token = "changed"
+    with pytest.raises(ValueError, match=r"/inference/v1/generate wants another token \(HTTP 401\)"):
+        generate(made)
+
+
 def test_servers_that_never_come_up_are_named(fakes, mini_model):
     (fake,) = fakes(1)
     engine = ServerEngine([EOS], [fake.url, "http://127.0.0.1:9"], start_seconds=0.5)
@@ -329,6 +356,10 @@ def test_buckets_are_bounded_and_complete():
         ({"retries": -1}, r"rollout\.engine\.retries is -1"),
         ({"bucket_folder": "/nowhere"}, r"rollout\.engine\.bucket_folder is /nowhere"),
         ({"max_batch": 10**9}, "ulimit -n"),
+        ({"token": ""}, r"rollout\.engine\.token is empty or has"),
+        ({"token": "a b"}, r"rollout\.engine\.token is empty or has"),
+        ({"token": "a\nb"}, r"rollout\.engine\.token is empty or has"),
+        ({"token": "ä"}, r"rollout\.engine\.token is empty or has"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(arguments, message):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
+from vapo.rollout.vllm.middleware import VARIABLE
 from vapo.types import Request, SamplingParams
 
 WINDOW = ("0.32", "0.34")  # versions whose weight reload was tested: from the first, below the second
@@ -26,6 +27,23 @@ def check_version() -> None:
             f"{name} is {found}; rollout=vllm needs at least {WINDOW[0]} and less than {WINDOW[1]}: pip install -e '.[vllm]'"
         )
     raise ValueError("rollout=vllm needs vLLM: pip install -e '.[vllm]', or on a CPU `make vllm`; or set rollout=torch")
+
+
+def checked_token(token: str | int | None, key: str) -> str | None:
+    """The servers' token as text; a command line may have made a number of it.
+
+    Raises:
+        ValueError: an HTTP header cannot hold it; the message names `key` and does not show the token.
+    """
+    if token is None:
+        return None
+    token = str(token)
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError(
+            f"{key} is empty or has blanks or characters other than ASCII; set {VARIABLE} to letters and digits, such as those "
+            "of `openssl rand -hex 32`, or unset it"
+        )
+    return token
 
 
 def environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ import aiohttp
 import safetensors.torch
 from torch import Tensor
 
+from vapo.rollout.vllm.middleware import VARIABLE, authorization
 from vapo.rollout.vllm.options import parameters
 from vapo.types import Completion, Request, SamplingParams
 
@@ -104,6 +105,11 @@ class Server:
             raise ServerFault(f"{self.url}/{route} gave no reply within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError, UnicodeDecodeError, ValueError) as error:
             raise ServerFault(f"{self.url}/{route}: {type(error).__name__} {error}") from error
+        if response.status == 401:
+            raise ValueError(
+                f"{self.url}/{route} wants another token (HTTP 401): set rollout.engine.token, or {VARIABLE}, to the one that the "
+                "server was started with"
+            )
         if 400 <= response.status < 500 and response.status not in (408, 429):
             raise ValueError(
                 f"{self.url}/{route} refuses (HTTP {response.status}): {text[:300]}; start it with python src/serve.py"
@@ -186,8 +192,13 @@ def buckets(weights: Iterator[tuple[str, Tensor]], size: int) -> Iterator[dict[s
 
 
 @asynccontextmanager
-async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A session without proxy or connection limit. Each request gets a new connection, because a server may close idle ones."""
+async def open_session(token: str | None = None) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session without proxy or connection limit. Each request gets a new connection, because a server may close idle ones.
+
+    Args:
+        token: sent with every request, for servers that were started with one.
+    """
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
+    headers = None if token is None else {"Authorization": authorization(token)}
+    async with aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session:
         yield session

@@ -25,6 +25,7 @@ from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.vllm.dispatch import Dispatch, Fleet
+from vapo.rollout.vllm.options import checked_token
 from vapo.rollout.vllm.server import Expected, Server, ServerFault, bucket_body, buckets, each, open_session
 from vapo.rollout.vllm.weight_check import (
     PROBE_SAMPLING,
@@ -58,6 +59,7 @@ class ServerEngine:
         bucket_mib: int = 256,
         bucket_folder: str | None = None,
         max_probe_gap: float | None = None,
+        token: str | int | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +74,7 @@ class ServerEngine:
                 trainer and on the server.
             bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
             max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: `MAX_PROBE_GAP` of the dtype.
+            token: the one that the servers were started with; None for servers without.
         """
         check_eos(eos_token_ids)
         if not urls or len(set(urls)) < len(urls) or not all(url.startswith(("http://", "https://")) for url in urls):
@@ -98,6 +101,7 @@ class ServerEngine:
             raise ValueError(
                 f"rollout.engine.bucket_folder is {bucket_folder}, which is not a folder here; set it to null to send by HTTP"
             )
+        self.token = checked_token(token, "rollout.engine.token")
         self.fleet = Fleet([Server(url) for url in urls])
         self.weights_version = -1
         self.label = ""  # label of the current weights
@@ -165,7 +169,7 @@ class ServerEngine:
         self, actor: Actor, weights: Iterator[tuple[str, Tensor]], label: str, wait_for_all: bool
     ) -> tuple[Probes, dict[str, str]]:
         """Sends the weights; returns the probes of the servers that have them now, and the faults of the others."""
-        async with open_session() as session:
+        async with open_session(self.token) as session:
             up = await self._up(session, wait_for_all)
             self.sent = {}
             return await self._send(session, up, actor, weights, label)
@@ -248,7 +252,7 @@ class ServerEngine:
         sampling: SamplingParams,
         on_finish: Callable[[int, Completion], None],
     ) -> list[Completion]:
-        async with open_session() as session:
+        async with open_session(self.token) as session:
 
             async def revive(server: Server) -> None:
                 label = await server.label(session)

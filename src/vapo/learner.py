@@ -107,7 +107,9 @@ class Learner:
         with self.on_device(), self.precision():
             for micro in self.micro_batches(batch):
                 x_R = forward(micro).float().cpu()
-                for row, x_T in zip(micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False):
+                for row, x_T in zip(
+                    micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False
+                ):  # index_B is empty then
                     pieces[row] = x_T
         return sum_over_ranks(torch.cat(pieces))
 
@@ -126,7 +128,7 @@ class Learner:
         """
         for number, micro in enumerate(micros, 1):
             self._sync_gradients(last=number == len(micros))
-            self.backward(loss(micro) * world_size())  # DDP and FSDP average over ranks, but losses must be summed
+            self.backward(loss(micro) * world_size())  # their mean over ranks (DDP, FSDP) is then the sum
 
     def step(self, minibatch: Batch, dump: Path) -> None:
         """Clips and applies the accumulated gradient. If it is not finite on any rank, all ranks skip the update.
@@ -161,7 +163,7 @@ class Learner:
     # --- helpers -------------------------------------------------------------------------------------------------------
 
     def micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        """This rank's micro-batches, as many as every other rank's."""
+        """This rank's micro-batches, as many as every other rank's; a rank that has too few gets empty ones, whose loss is 0."""
         return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
 
     def _sync_gradients(self, last: bool) -> None:

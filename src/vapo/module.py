@@ -88,7 +88,7 @@ class RLModule(LightningModule):
         self.make_learner = partial(Learner, self.manual_backward, self.metrics, *limits)
         self.learners: dict[str, Learner] = {}
         self.actor_frozen = False  # True in the first `value_pretraining_steps`: set and reset by the ValuePretraining callback
-        self.actor_trained = False  # whether it did in the last step
+        self.actor_trained = False  # in the last step, for callbacks: `actor_frozen` may have changed since
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
         self.sampled: list[Rollout] = []  # all rollouts of the last step
         self.rollouts: list[Rollout] = []  # the subset that is trained on: all of them unless dynamic sampling is on
@@ -172,7 +172,7 @@ class RLModule(LightningModule):
     # --- updates -------------------------------------------------------------------------------------------------------
 
     def update(self, name: str, loss: Callable[..., Tensor], batch: Batch) -> int:
-        """Trains one network on each minibatch of each epoch; returns the number of updates."""
+        """Trains one network on each minibatch of each epoch; returns the number of updates, skipped ones included."""
         learner, updates = self.learners[name], 0
         dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
         with learner.on_device(train=True):
@@ -183,7 +183,7 @@ class RLModule(LightningModule):
                     with self.clock.phase(f"{name}_update", len(minibatch.token_N)):
                         learner.update(minibatch, partial(loss, counts=counts), dump)
                     updates += 1
-        learner.schedule.step()
+        learner.schedule.step()  # once per RL step
         return updates
 
     def critic_loss(self, micro: MicroBatch, counts: Normalizers) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 class Status(StrEnum):
-    """Outcome of a verification. Only CORRECT is rewarded; TIMEOUT and ERROR are faults of the verifier."""
+    """Outcome of a verification. CORRECT earns +1, all others -1; TIMEOUT and ERROR are faults of the verifier."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -88,7 +88,7 @@ class Rollout:
     """A completion with its place in a group and its verdict."""
 
     prompt: Prompt
-    group: int  # 0 .. P-1 within one RL step, assigned when the prompt is repeated
+    group: int  # 0 .. P-1 within one RL step: the number of its prompt
     completion: Completion
     text: str  # decoded for display and verifiers; training reads completion.token_ids
     verdict: Verdict

@@ -20,7 +20,9 @@ class ActorCritic(PolicyGradient):
 
     needs_critic: ClassVar[bool] = True
 
-    value_pretraining_steps: int = 0  # maximum RL steps in which only the critic trains (technique 1)
+    value_pretraining_steps: int = (
+        0  # RL steps in which only the critic trains (technique 1); fewer with callbacks.value_pretraining.patience
+    )
     actor_lambda: float = 0.95  # lambda of the advantages, unless length-adaptive
     critic_lambda: float | None = None  # lambda of the value targets (technique 2); None shares the actor's
     length_adaptive_alpha: float | None = None  # alpha of the length-adaptive lambda (technique 3); None uses actor_lambda
@@ -49,11 +51,11 @@ class ActorCritic(PolicyGradient):
 
     def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
         """Adds advantages and value targets to an annotated batch (techniques 2 and 3). The reward, 1 for a correct response and -1
-        for any other, is on the last token.
+        for any other, is on the last token. The critic is the baseline: groups do not enter.
 
         Args:
             batch: must have `value_R`.
-            monte_carlo: True during value pretraining (technique 1): value targets are plain returns, whatever `critic_lambda`.
+            monte_carlo: True during value pretraining (technique 1): value targets are plain returns, as with critic_lambda 1.
         """
         assert batch.value_R is not None
         mask_BT, value_BT = batch.mask_BT, batch.pad(batch.value_R)
@@ -64,7 +66,7 @@ class ActorCritic(PolicyGradient):
             critic_lambda = 1.0
         advantage_BT = gae(reward_BT, value_BT, mask_BT, actor_lambda, self.gamma)
         target_BT = gae(reward_BT, value_BT, mask_BT, critic_lambda, self.gamma) + value_BT
-        if self.whiten_advantages:
+        if self.whiten_advantages:  # mean 0, variance 1 over all response tokens of the step; targets stay as they are
             advantage_BT = masked_whiten(advantage_BT, mask_BT)
         return batch.replace(advantage_R=advantage_BT[mask_BT], target_R=target_BT[mask_BT])
 

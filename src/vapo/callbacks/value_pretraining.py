@@ -144,7 +144,7 @@ class ValuePretraining(Callback):
             "sampling": str(sampling),
             "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
             "training": str(training),
-            "precision": f"{next(module.critic.parameters()).dtype}, trainer.precision {trainer.precision}, {module.actor.compute_dtype}",
+            "precision": f"{next(module.critic.parameters()).dtype}, {module.actor.compute_dtype}, {trainer.precision}",
         }
 
     def _save(self, trainer: Trainer, module: RLModule) -> None:

@@ -62,7 +62,7 @@ class Sampler:
         return rollouts
 
     def prefetch(self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int) -> None:
-        """Starts `sample` on a thread; `take_prefetched` returns its rollouts."""
+        """Starts generating this rank's rollouts on a thread; `take_prefetched` gathers them."""
         self.prefetched.start(lambda: self._generate(prompts, group_size, sampling, seed, rl_step))
 
     def take_prefetched(self) -> list[Rollout] | None:

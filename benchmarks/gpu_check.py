@@ -82,13 +82,14 @@ def step(size: str) -> Callable[[bool, Path], Rows]:
         load_tokenizer(str(MINI / "base")).save_pretrained(path)
         # the task of mini, whose prompts any vocabulary has; random models write to the length limit
         model = [f"model={size}", f"model.path={path}", "data=sums", "~data.source.max_prompt_tokens", "model.eos_token_ids=[1]"]
-        sizes = ["callbacks.aime_evaluation=null", "callbacks.export_hf=null", "callbacks.rl_checkpoint.every_n_steps=1000"]
+        sizes = ["callbacks.aime_evaluation=null", "callbacks.export_hf=null", "callbacks.rl_checkpoint=null"]
         sizes += ["algorithm.value_pretraining_steps=0", "module.policy_steps=2"]
         if tiny:
             sizes += ["trainer=cpu", "trainer.precision=bf16-mixed", "data.rollouts_per_step=16", "module.minibatch_rollouts=8"]
             sizes += ["rollout.sampling.max_new_tokens=16", "module.microbatch_tokens=512"]
         frame = train(out / f"{size}_run", "experiment=vapo_full", "scale=small_gpu", *model, *sizes)
         row = frame.iloc[-1]
+        (path / "model.safetensors").unlink()
         plan_folder = out / f"{size}_plan"
         limits = [word for word in sizes if word.startswith(("data.", "rollout.", "module.micro", "module.mini"))]
         command("src/plan.py", "experiment=vapo_full", "scale=small_gpu", *model, *limits, "cluster.gpus=1", "remedies=false",
@@ -143,7 +144,7 @@ def check(tiny: bool, out: Path, parts: dict[str, Callable[[bool, Path], Rows]])
         try:
             for what, result in part(tiny, out):
                 lines.append(f"| {what} | {result} |")
-        except (Failed, subprocess.TimeoutExpired, OSError, KeyError, ValueError) as error:
+        except Exception as error:  # whatever a GPU brings: the other parts still run
             passed = False
             lines.append(f"| **{name} FAILED** | {' '.join(str(error).split()).replace('|', '/')} |")
     return "\n".join(lines) + "\n", passed

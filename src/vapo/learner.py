@@ -71,7 +71,9 @@ class Learner:
     def configure(self, optimizer: Callable[..., Optimizer], schedule: Callable[[Optimizer], LambdaLR]) -> dict[str, Any]:
         """Creates optimizer and schedule; returns them in Lightning's format."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        fused = {"fused": True} if all(p.is_cuda for p in parameters) else {}  # one kernel, no temporary copy of the parameters
+        chosen = getattr(optimizer, "keywords", {}).keys() & {"fused", "foreach"}
+        adam = getattr(optimizer, "func", optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+        fused = {"fused": True} if adam and not chosen and all(p.is_cuda for p in parameters) else {}  # one kernel, no temporaries
         self.optimizer = optimizer(parameters, **fused)
         self.schedule, self.trains = schedule(self.optimizer), True
         return {"optimizer": self.optimizer, "lr_scheduler": self.schedule}
@@ -104,6 +106,8 @@ class Learner:
             x_R of the whole batch in float32, on the CPU of every rank.
         """
         pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
+        was_training = self.network.training
+        self.network.eval()  # without dropout, as the engine samples
         with self.on_device(), self.precision():
             for micro in self.micro_batches(batch):
                 x_R = forward(micro).float().cpu()
@@ -111,6 +115,7 @@ class Learner:
                     micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False
                 ):  # index_B is empty then
                     pieces[row] = x_T
+        self.network.train(was_training)
         return sum_over_ranks(torch.cat(pieces))
 
     # --- with gradient -------------------------------------------------------------------------------------------------
@@ -187,7 +192,7 @@ class Learner:
                 self.move(torch.device("cpu"), states=train)
 
     def move(self, device: torch.device, states: bool) -> None:
-        """Moves the network, and its optimizer states if wanted. On the CPU they are pinned, where there is a GPU to copy to."""
+        """Moves the network, and its optimizer states if wanted, which are pinned on the CPU of a machine with a GPU."""
         self.network.to(device)
         for state in self.optimizer.state.values() if self.trains and states else ():
             state |= {key: moved(x, device) for key, x in state.items() if isinstance(x, Tensor) and x.dim() > 0}
@@ -200,6 +205,9 @@ class Learner:
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group.update({name: value for name, value in defaults.items() if name in group})
             group["initial_lr"] = defaults["lr"]
+            for parameter in group["params"] if defaults.get("fused") else ():  # a checkpoint of a CPU has step counts there
+                state = self.optimizer.state[parameter]
+                state |= {key: x.to(parameter.device) for key, x in state.items() if key == "step"}
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.runs import metrics, run
+from tests.runs import metrics, resume, run
 from torch import Tensor
 
 import vapo.models.actor
@@ -71,3 +71,13 @@ def test_bfloat16_passes_with_its_own_limit_and_not_with_float32s(tmp_path: Path
 def test_settings_below_1_say_what_to_set() -> None:
     with pytest.raises(ValueError, match=r"set both of callbacks\.self_test to 1 or more"):
         SelfTest(0, 2, 32, None)
+
+
+def test_dropout_is_no_gap_and_a_resumed_run_may_skip_the_test(tmp_path: Path) -> None:
+    """Passes without gradient are without dropout, as the engine samples."""
+    lora = ("model.lora.rank=8", "model.lora.dropout=0.3", "module.actor_optimizer.lr=1e-3")
+    run(tmp_path, *lora)
+    assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().max() < 1e-4
+    resume(tmp_path, "module.policy_steps=3")
+    resume(tmp_path, "module.policy_steps=4", "callbacks.self_test=null")
+    assert metrics(tmp_path)["clock/policy_step"].max() == 4

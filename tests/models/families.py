@@ -35,6 +35,8 @@ FAMILIES: dict[str, dict[str, object]] = {
     "cohere": {"logit_scale": 0.0625},
     "smollm3": {},
     "glm4": {"head_dim": 16},
+    "gpt2": {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512},
+    "gpt_neox": {},
 }
 
 

@@ -3,12 +3,16 @@
 `FAMILIES` is what docs/models.md lists; tests/models/families.py prints the gaps.
 """
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.models.families import ENGINE_GAP, FAMILIES, build, gaps
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from vapo.distributed.sharding import Sharding
 from vapo.models.actor import Actor
 from vapo.models.loading import LoadOptions
 from vapo.rollout.torch_engine import TorchEngine
@@ -45,6 +49,31 @@ def test_capped_attention_scores_need_eager_attention(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.attention=sdpa silently leaves out: set it to eager"):
         Actor.from_pretrained(str(tmp_path))
     assert Actor.from_pretrained(str(tmp_path), LoadOptions(attention="eager")).language_model.config.attn_logit_softcapping
+
+
+def test_a_model_that_uses_its_base_in_parts_is_refused() -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("opt", vocab_size=50, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2)
+    actor = Actor(AutoModelForCausalLM.from_config(config))
+    _, micro = build("qwen2")
+    with pytest.raises(ValueError, match=r"used in parts by its language model \(decoder\).*set model.path to another family"):
+        actor(dataclasses.replace(micro, token_BL=micro.token_BL % 50, next_token_R=micro.next_token_R % 50))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3_text", "olmo2"])
+def test_a_sharded_actor_has_the_weights_of_the_files(family: str, tmp_path: Path) -> None:
+    """On one rank. Gemma's embedding owns a buffer that is computed, and must not be drawn again when that is."""
+    whole, micro = build(family)
+    whole.language_model.save_pretrained(tmp_path / "model")
+    options = LoadOptions(attention=whole.language_model.config._attn_implementation)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        sharding = Sharding("float32")
+        sharded = Actor.from_pretrained(str(tmp_path / "model"), options, mesh=sharding.mesh("cpu", 1), sharding=sharding).eval()
+        with torch.no_grad():
+            assert (sharded(micro)[0] - whole(micro)[0]).abs().max() < 1e-4
+    finally:
+        dist.destroy_process_group()
 
 
 def test_layers_without_a_cache_of_ours_are_refused() -> None:

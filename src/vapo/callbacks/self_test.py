@@ -9,12 +9,12 @@ from contextlib import nullcontext
 import torch
 from lightning import Callback, Trainer
 
+from vapo.models.rounding import rounding_of
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import SamplingParams
 
 SELF_TEST_STEP = -3  # RL step in the sampling seeds of the self-test's responses, which no training step has
-MAX_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # nats, mean over tokens; measured: 1e-6, and 0.01 to 0.03
 
 
 class SelfTest(Callback):
@@ -24,7 +24,7 @@ class SelfTest(Callback):
         """
         Args:
             prompts: held-out prompts, >= 1; responses: per prompt, >= 1; max_new_tokens: per response.
-            max_gap: nats in the mean over tokens, above which the run stops; None takes MAX_GAP.
+            max_gap: nats in the mean over tokens, above which the run stops; None: what rounding explains (models/rounding.py).
         """
         if prompts < 1 or responses < 1:
             raise ValueError(
@@ -40,11 +40,13 @@ class SelfTest(Callback):
         sampling = SamplingParams(temperature, max_new_tokens=min(self.max_new_tokens, module.sampling.max_new_tokens))
         prompts = module.datamodule.held_out(self.prompts)
         with nullcontext() if engine.own_weights else learner.on_device():
-            batch = collate(module.sampler.sample(prompts, self.responses, sampling, module.seed, SELF_TEST_STEP))
+            batch = collate(
+                module.sampler.sample(prompts, self.responses, sampling, module.seed, SELF_TEST_STEP, check_faults=False)
+            )
         own_R = learner.per_token(batch, lambda micro: module.actor(micro, temperature, whole=True)[0])
         actor_R = learner.per_token(batch, lambda micro: module.actor(micro, temperature)[0])
-        coarse = trainer.precision != "32-true" or torch.bfloat16 in (module.actor.compute_dtype, engine.dtype)
-        limit = MAX_GAP[torch.bfloat16 if coarse else torch.float32] if self.max_gap is None else self.max_gap
+        computes = torch.bfloat16 if trainer.precision == "bf16-mixed" else module.actor.compute_dtype
+        limit = rounding_of(computes, engine.dtype).limit if self.max_gap is None else self.max_gap
         own_head = "The model does more with its logits than vapo.models.logprobs.own_head sees: set model.path to another family"
         masks = "Set model.attention to sdpa or eager, or rollout to another engine (vllm, torch)"
         for who, found_R, cure in (("the actor", actor_R, own_head), ("the engine", batch.sampler_logprob_R, masks)):

@@ -135,7 +135,11 @@ class ValuePretraining(Callback):
                 module.minibatch_rollouts,
                 module.value_pretraining_epochs,
             ),
-            "optimizer": (learner.optimizer.defaults, learner.max_grad_norm, algorithm.clip_value),
+            "optimizer": (
+                {k: v for k, v in learner.optimizer.defaults.items() if k not in ("fused", "foreach")},
+                learner.max_grad_norm,
+                algorithm.clip_value,
+            ),
         }
         return {
             "base model": fingerprint(module.actor),

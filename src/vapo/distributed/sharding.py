@@ -125,8 +125,8 @@ def read_safetensors(model: PreTrainedModel, path: str) -> None:
             raise ValueError(f"{path} has no tensor {plain}: set model.path to a model of this architecture in safetensors format")
         else:
             wanted[found[0]] = parameter.detach()
+    compute_buffers(model)  # first: it may also draw weights
     dcp.load(wanted, storage_reader=reader)
-    compute_buffers(model)
 
 
 def compute_buffers(model: PreTrainedModel) -> None:

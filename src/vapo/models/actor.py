@@ -41,6 +41,8 @@ class Actor(nn.Module):
             eos_token_ids: tokens that end a response; None for those of the model's generation config.
         """
         super().__init__()
+        if float32_head and language_model.dtype != torch.float32:
+            raise ValueError(f"model.float32_head=true needs model.dtype=float32, not {language_model.dtype}")
         self.language_model, self.float32_head = language_model, float32_head
         self.compute_dtype: torch.dtype = language_model.dtype  # of forward passes outside of autocast
         vocabulary = language_model.config.get_text_config().vocab_size

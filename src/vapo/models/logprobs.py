@@ -16,10 +16,23 @@ LOGITS_BYTES = 2**29  # of the float32 logits of a chunk, where logits_chunk_tok
 
 
 class _HiddenStates(nn.Module):
-    """Stands in for the layers of a language model: its output is the hidden states that it is given."""
+    """Stands in for the base of a language model: its output is the hidden states that it is given."""
 
-    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> Any:
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["base"] = base  # not a module of this one
+
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Any:
         return _Output(last_hidden_state=inputs_embeds)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.__dict__["base"], name)
+        if isinstance(value, nn.Module):
+            raise ValueError(
+                f"{type(self.__dict__['base']).__name__} is used in parts by its language model ({name}), so its logits cannot be "
+                "computed from its last hidden states: set model.path to another family (docs/models.md)"
+            )
+        return value
 
 
 class _Output(SimpleNamespace):
@@ -37,7 +50,7 @@ def own_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """The model's own way from last hidden states (R, D) to logits (R, V): whatever its `forward` does after its layers, such as
     soft-capping or scaling, and not only the output embedding."""
     shell = copy.copy(model)  # shares all parameters
-    shell._modules = model._modules | {model.base_model_prefix: _HiddenStates()}
+    shell._modules = model._modules | {model.base_model_prefix: _HiddenStates(model.base_model)}
 
     def head(hidden_RD: Tensor) -> Tensor:
         logits: Tensor = shell(inputs_embeds=hidden_RD[None], use_cache=False).logits

@@ -44,7 +44,13 @@ class Sampler:
         return self.engine.weights_version != version
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: SamplingParams,
+        seed: int,
+        rl_step: int,
+        check_faults: bool = True,
     ) -> list[Rollout]:
         """Samples `group_size` responses to each prompt and verifies them. Each rank generates its share of the responses and gets
         all of them, so all ranks must call this with the same arguments.
@@ -53,12 +59,14 @@ class Sampler:
             prompts: the P prompts of a step; the i-th makes group i, and its responses stay next to each other.
             group_size: G >= 1.
             seed, rl_step: with prompt and sample number, they determine each response.
+            check_faults: raise if the verifier failed on too many.
 
         Returns:
             B = P * G rollouts, prompt after prompt. A response cut at the length limit is NO_ANSWER, unverified.
         """
         rollouts = self._gather(lambda: self._generate(prompts, group_size, sampling, seed, rl_step))
-        self._check_faults(rollouts)
+        if check_faults:
+            self._check_faults(rollouts)
         return rollouts
 
     def prefetch(self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, seed: int, rl_step: int) -> None:

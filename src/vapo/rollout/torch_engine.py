@@ -5,6 +5,7 @@ request has its own random stream, so its tokens depend on its seed and not on t
 the batch when there are enough of them.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -114,11 +115,13 @@ class TorchEngine:
     @torch.no_grad()
     def _copy(self, model: PreTrainedModel) -> None:
         if self._own is None:
-            with torch.device("meta"):
-                self._own = type(model)._from_config(model.config, dtype=self._dtype or model.dtype).eval()
+            config = copy.deepcopy(model.config)  # its dtype is the copy's
+            with torch.device("meta"), torch.random.fork_rng():
+                self._own = type(model)._from_config(config, dtype=self._dtype or model.dtype).eval()
             self._own.to_empty(device=device_of(model))
             self._own.tie_weights()
-            compute_buffers(self._own)
+            with torch.random.fork_rng():  # some models draw weights there
+                compute_buffers(self._own)
         own = self._own.state_dict()
         for name, weight in merged_weights(model, dtype=self._own.dtype):
             own[name].copy_(weight)

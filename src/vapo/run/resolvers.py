@@ -23,7 +23,7 @@ def _engine_dtype(precision: str, strategy: str, sharded: str, weights: str) -> 
     would differ by rounding."""
     if strategy.endswith("FSDP2"):
         return sharded
-    return "bfloat16" if precision == "bf16-mixed" else weights
+    return "bfloat16" if str(precision).startswith("bf16") else weights
 
 
 def register() -> None:

@@ -87,7 +87,11 @@ def resumed_config(config: DictConfig) -> DictConfig:
     OmegaConf.set_struct(merged, True)
     changes = [c for c in HydraConfig.get().overrides.task if not c.startswith(("resume=", "checkpoint="))]
     try:
-        groups = [key for key in (c.split("=")[0] for c in changes) if isinstance(OmegaConf.select(merged, key), DictConfig)]
+        groups = [
+            key
+            for key in (c.split("=")[0] for c in changes if not c.endswith("=null"))
+            if isinstance(OmegaConf.select(merged, key), DictConfig)
+        ]
         if groups:
             raise ValueError(f"{groups[0]} is a group of settings")
         merged.merge_with_dotlist(changes)

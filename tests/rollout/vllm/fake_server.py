@@ -177,10 +177,11 @@ class FakeServer:
         with self.lock:
             self.asked.append((tuple(prompt_ids), parameters["seed"]))
             fault = self.script.pop(0) if self.script else None
-            assert parameters["stop_token_ids"] == [EOS] and parameters["ignore_eos"] and parameters["logprobs"] == 0
+            assert parameters["stop_token_ids"] in ([EOS], []) and parameters["ignore_eos"] and parameters["logprobs"] == 0
             longest = min(parameters["max_tokens"], MAX_TOKENS - len(prompt_ids))
             sampling = SamplingParams(parameters["temperature"], parameters["top_p"], longest)
-            completion = self._completion(Request(tuple(prompt_ids), parameters["seed"]), sampling)
+            eos = parameters["stop_token_ids"] or [10**6]  # a token that is never sampled: the probe has no end
+            completion = self._completion(Request(tuple(prompt_ids), parameters["seed"]), sampling, eos)
             pairs = zip(completion.token_ids, completion.logprobs, strict=True)
             choice = {
                 "token_ids": list(completion.token_ids),
@@ -191,10 +192,10 @@ class FakeServer:
         reply = {"choices": [choice]}
         return fault(self, reply) if fault else (200, json.dumps(reply))
 
-    def _completion(self, request, sampling):
-        key = request, sampling, *(checksum(tensor) for tensor in self.own.state_dict().values())
+    def _completion(self, request, sampling, eos):
+        key = request, sampling, *eos, *(checksum(tensor) for tensor in self.own.state_dict().values())
         if key not in KNOWN:
-            engine = TorchEngine([EOS])
+            engine = TorchEngine(eos)
             engine.load_weights(Actor(self.own), 0)
             (KNOWN[key],) = engine.generate([request], sampling)
         return KNOWN[key]

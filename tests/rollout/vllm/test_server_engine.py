@@ -194,6 +194,12 @@ def test_a_weight_sync_is_proved_and_counted(engine, mini_model):
     assert servers[0].label == servers[1].label and servers[0].label.endswith("/7")
 
 
+def test_an_address_may_end_in_a_slash(fakes, mini_model):
+    (fake,) = fakes(1)
+    made = ServerEngine([EOS], [f"{fake.url}/"], deadline_seconds=60.0)
+    assert made.load_weights(Actor(mini_model), 0)["engine/servers"] == 1
+
+
 def test_weights_go_through_a_shared_folder(engine, mini_model, tmp_path):
     made, _ = engine(2, bucket_folder=str(tmp_path))
     move(mini_model)

@@ -60,7 +60,7 @@ class VLLMEngine:
             kv_cache_mib: size of the KV cache in MiB.
             max_batch: maximum responses decoded at once.
             enforce_eager: True skips compilation and CUDA graphs: faster start, slower generation.
-            max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: `MAX_PROBE_GAP` of the dtype.
+            max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: see `WeightCheck`.
             tensor_parallel: neighboring ranks that share one engine, for models too large for one GPU.
             sleep_level: GPU memory freed while networks train: 0 none; 1 the cache, and weights are offloaded to the CPU; 2 both,
                 and weights are loaded again from the actor.
@@ -143,7 +143,7 @@ class VLLMEngine:
         with raise_on_all_ranks():
             check_received(expected, self.received, "vLLM")
         requests = probe_requests(actor, self.llm.llm_engine.model_config.max_model_len)
-        return probe_gap(actor, requests, self.generate(requests, PROBE_SAMPLING))
+        return probe_gap(actor, requests, self._generate(requests, PROBE_SAMPLING, [], ignore))
 
     def _reset_prefix_cache(self) -> None:
         self.llm.reset_prefix_cache()
@@ -167,16 +167,25 @@ class VLLMEngine:
     def generate(
         self, requests: Sequence[Request], sampling: SamplingParams, on_finish: Callable[[int, Completion], None] = ignore
     ) -> list[Completion]:
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.sampling_params import SamplingParams as VLLMSamplingParams
-
         if not self.received:
             raise RuntimeError("generate was called before load_weights")
         self._wake()
+        return self._generate(requests, sampling, self.eos_token_ids, on_finish)
+
+    def _generate(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingParams,
+        eos_token_ids: list[int],
+        on_finish: Callable[[int, Completion], None],
+    ) -> list[Completion]:
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import SamplingParams as VLLMSamplingParams
+
         engine = self.llm.llm_engine
         index_of = {}
         for index, request in enumerate(requests):
-            arguments = parameters(request, sampling, self.eos_token_ids)
+            arguments = parameters(request, sampling, eos_token_ids)
             params = VLLMSamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)
             name = str(self._requests)
             self._requests += 1

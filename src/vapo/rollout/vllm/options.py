@@ -49,6 +49,7 @@ def checked_token(token: str | int | None, key: str) -> str | None:
 def environment() -> dict[str, str]:
     """Environment variables to set before vLLM is imported, unless they are set already."""
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    variables["VLLM_FLOAT32_MATMUL_PRECISION"] = torch.get_float32_matmul_precision()  # vLLM sets it in the training process too
     if not torch.cuda.is_available():
         variables["TORCH_COMPILE_DISABLE"] = "1"  # compilation takes half a minute and gains nothing
     return variables

@@ -73,7 +73,7 @@ class ServerEngine:
             bucket_mib: MiB of weights per message (a larger tensor is sent alone); needs about four times that much memory on the
                 trainer and on the server.
             bucket_folder: shared by trainer and servers, /dev/shm on one node: weights go through files in it; None sends by HTTP.
-            max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: `MAX_PROBE_GAP` of the dtype.
+            max_probe_gap: largest mean difference of log-probabilities on the probe, in nats; None: see `WeightCheck`.
             token: the one that the servers were started with; None for servers without.
         """
         check_eos(eos_token_ids)
@@ -93,7 +93,6 @@ class ServerEngine:
             )
         self.eos_token_ids = tuple(eos_token_ids)
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.checks = {url: WeightCheck(self.dtype, max_probe_gap, f"the server {url}") for url in urls}
         self.deadline_seconds, self.start_seconds = deadline_seconds, start_seconds
         self.retries, self.max_batch, self.bucket_bytes = retries, max_batch, bucket_mib * 2**20
         self.bucket_folder = bucket_folder
@@ -103,6 +102,7 @@ class ServerEngine:
             )
         self.token = checked_token(token, "rollout.engine.token")
         self.fleet = Fleet([Server(url) for url in urls])
+        self.checks = {s.url: WeightCheck(self.dtype, max_probe_gap, f"the server {s.url}") for s in self.fleet.servers}
         self.weights_version = -1
         self.label = ""  # label of the current weights
         self.run = uuid.uuid4().hex[:12]  # part of the labels, so that no other run has the same ones
@@ -130,7 +130,8 @@ class ServerEngine:
                 moved = self._sync(actor, f"{self.run}/{what}", names, wait_for_all=False)
                 with raise_on_all_ranks():
                     for url, gap in moved.items():
-                        self.checks[url].check_power(gap, actor, what)
+                        if self.checks[url].floor is not None:  # else it came back only now
+                            self.checks[url].check_power(gap, actor, what)
             gaps = self._sync(actor, label, set(), wait_for_all=False)
         self.weights_version = version
         return {"engine/probe_gap": max(gaps.values()), "engine/servers": float(len(gaps))}
@@ -227,7 +228,7 @@ class ServerEngine:
             for received in workers:
                 check_received(expected, received, f"the server {server.url}")
         requests = {server: probe_requests(actor, server.max_tokens) for server in servers}
-        ask = self._asks(session, actor, PROBE_SAMPLING, label)
+        ask = self._asks(session, actor, PROBE_SAMPLING, label, eos_token_ids=())
 
         async def probe(server: Server) -> list[Completion]:
             return list(await asyncio.gather(*(ask(server, request) for request in requests[server])))
@@ -270,8 +271,14 @@ class ServerEngine:
             return await Dispatch(self.fleet, requests, ask, revive, on_finish, *limits).run()
 
     def _asks(
-        self, session: aiohttp.ClientSession, actor: Actor, sampling: SamplingParams, label: str
+        self,
+        session: aiohttp.ClientSession,
+        actor: Actor,
+        sampling: SamplingParams,
+        label: str,
+        eos_token_ids: Sequence[int] | None = None,
     ) -> Callable[[Server, Request], Coroutine[Any, Any, Completion]]:
         """Returns a function that gets one completion from a server."""
-        expected = Expected(self.eos_token_ids, actor.language_model.config.get_text_config().vocab_size, label)
+        eos_token_ids = self.eos_token_ids if eos_token_ids is None else eos_token_ids
+        expected = Expected(eos_token_ids, actor.language_model.config.get_text_config().vocab_size, label)
         return lambda server, request: server.generate(session, request, sampling, expected, self.deadline_seconds)

@@ -14,55 +14,50 @@ from torch import Tensor
 from vapo.distributed.sharding import device_of, layers_of
 from vapo.models.actor import Actor
 from vapo.models.export import ADAPTER
+from vapo.models.rounding import rounding_of
 from vapo.rollout.collate import collate, micro_batches
 from vapo.types import Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 
 PROBE_LENGTH = 300  # tokens of the prompt: more than a block of the prefix cache (128 on CPU), to detect a stale cache
-PROBE_RESPONSES, PROBE_TOKENS = 4, 24  # 96 tokens, less those after an EOS
+PROBE_RESPONSES, PROBE_TOKENS = 4, 24  # 96 tokens: no EOS ends them
 PROBE_SAMPLING = SamplingParams(max_new_tokens=PROBE_TOKENS)
-MAX_PROBE_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}  # nats, mean over the probe's tokens
-ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # nats; a first gap below it is not taken as the floor
 FLOORS = 4  # a gap above so many times the first one is not rounding
 FACTOR = 3.0  # of perturbed weights
 
 
 class WeightCheck:
-    """The limit on the gap between one engine and the trainer.
-
-    The dtype of both counts: a trainer that computes in bfloat16 is as far from a float32 engine as a bfloat16 engine from it.
-    """
+    """The limit on the gap between one engine and the trainer. The dtypes of both count: a trainer that computes in bfloat16 is as
+    far from a float32 engine as a bfloat16 engine is from it."""
 
     def __init__(self, dtype: torch.dtype, max_gap: float | None, who: str) -> None:
         """
         Args:
             dtype: the engine's.
-            max_gap: nats; None takes MAX_PROBE_GAP.
+            max_gap: nats; None takes what rounding explains, and of later gaps FLOORS times the first.
         """
         self.dtype, self.max_gap, self.who = dtype, max_gap, who
         self.floor: float | None = None  # nats; the first gap, which is rounding
 
-    def rounding(self, actor: Actor) -> torch.dtype:
-        """The coarser of the dtypes that engine and trainer compute in."""
-        return max(self.dtype, actor.compute_dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    def noise(self, actor: Actor) -> float:
+        """What rounding may explain after the first sync."""
+        assert self.floor is not None
+        return FLOORS * max(self.floor, rounding_of(self.dtype, actor.compute_dtype).floor)
 
     def check(self, gap: float, actor: Actor) -> None:
         """Raises ValueError if `gap` (nats) is not rounding. The first one that is becomes the noise floor of later ones."""
-        dtype = self.rounding(actor)
-        limit = MAX_PROBE_GAP[dtype] if self.max_gap is None else self.max_gap
-        if self.floor is not None:
-            limit = min(limit, FLOORS * max(self.floor, ROUNDING[dtype]))
+        limit = rounding_of(self.dtype, actor.compute_dtype).limit if self.floor is None else self.noise(actor)
+        limit = limit if self.max_gap is None else self.max_gap
         if not gap <= limit:
             raise ValueError(
                 f"{self.who}'s log-probabilities differ by {gap:.2g} nats from the actor's on a probe prompt although the weight "
                 f"sync delivered every tensor: its prefix cache or a tied head is stale; set rollout=torch to run without it, or "
-                f"raise rollout.engine.max_probe_gap if it fails at the first sync (the limit was {limit:.2g}: {dtype} rounding)"
+                f"rollout.engine.max_probe_gap above that if this is rounding (the limit was {limit:.2g})"
             )
         self.floor = gap if self.floor is None else self.floor
 
     def check_power(self, gap: float, actor: Actor, what: str) -> None:
         """Raises ValueError if the engine, sent a perturbed `what`, is no further from the trainer than by rounding."""
-        assert self.floor is not None
-        if not gap > FLOORS * max(self.floor, ROUNDING[self.rounding(actor)]):
+        if not gap > self.noise(actor):
             raise ValueError(
                 f"{self.who} does not use {what} that it was sent: with those weights perturbed its log-probabilities moved by "
                 f"only {gap:.2g} nats on a probe prompt; set rollout=torch to run without it"

@@ -124,3 +124,16 @@ def test_the_peak_of_a_real_step_is_predicted_within_a_tenth(override, tmp_path)
 def test_the_peak_of_two_real_ranks_is_predicted_within_a_tenth(tmp_path):
     settings = plan_config(tmp_path, vocabulary=2048, hidden=256).module
     assert predict(settings, 256, ranks=2).peak == pytest.approx(measure(settings, 256, ranks=2).tensors.peak, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "gpu"), [("qwen2_5_0_5b", "rtx4090"), ("qwen2_5_1_5b", "h100")])
+def test_small_gpu_fits_the_gpus_it_is_for(model, gpu, tmp_path):
+    register()
+    with initialize_config_dir(config_dir=CONFIGS, version_base="1.3"):
+        words = ["experiment=vapo_full", "scale=small_gpu", f"model={model}", "cluster.gpus=1", f"cluster.gpu={gpu}"]
+        config = compose("plan", [*words, f"paths.output_dir={tmp_path}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    assert plan(config)["verdict"].startswith("fits: ")

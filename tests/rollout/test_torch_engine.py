@@ -1,3 +1,4 @@
+import copy
 import random
 
 import pytest
@@ -203,3 +204,32 @@ def test_each_completion_is_handed_over_once_when_it_is_finished(mini_model):
     for start in (0, 10, 20):
         lengths = [len(completion.token_ids) for index, completion in handed if start <= index < start + 10]
         assert lengths == sorted(lengths) and len(set(lengths)) > 1
+
+
+def test_it_generates_from_a_copy_in_its_own_dtype_which_follows_the_actor(mini_model):
+    """The copy gives what a model in that dtype gives; the actor keeps its dtype and its configuration."""
+    actor, asked, sampling = Actor(mini_model), ragged_requests(), SamplingParams(max_new_tokens=12)
+    engine = TorchEngine(EOS, dtype="bfloat16")
+    for version in range(2):
+        with torch.no_grad():
+            actor.language_model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+        state, configured = torch.get_rng_state(), mini_model.config.dtype
+        engine.load_weights(actor, version)
+        assert torch.equal(state, torch.get_rng_state())
+        found = engine.generate(asked, sampling)
+        assert engine.dtype == torch.bfloat16 and mini_model.dtype == torch.float32 and mini_model.config.dtype == configured
+        assert found == make_engine(copy.deepcopy(mini_model).bfloat16()).generate(asked, sampling)
+
+
+def test_no_weight_is_cast_while_it_generates(mini_model):
+    """Under autocast as Lightning enters it a float32 model casts every weight for every token; the copy needs no cast."""
+
+    def casts(engine):
+        engine.load_weights(Actor(mini_model), 0)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), torch.profiler.profile(record_shapes=True) as profile:
+            engine.generate(ragged_requests()[:2], SamplingParams(max_new_tokens=8))
+        shapes = {tuple(p.shape) for p in mini_model.parameters() if p.dim() == 2}
+        events = [e for e in profile.events() if e.name == "aten::_to_copy"]
+        return sum(bool(e.input_shapes) and tuple(e.input_shapes[0]) in shapes for e in events)
+
+    assert casts(TorchEngine(EOS)) > 50 > 5 > casts(TorchEngine(EOS, dtype="bfloat16"))

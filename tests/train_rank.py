@@ -39,12 +39,12 @@ def replay(file: Path) -> None:
     recorded: list[list[Rollout]] | None = torch.load(file, weights_only=False) if file.exists() else None
     made: list[list[Rollout]] = []
 
-    def sample(self: Sampler, *args: Any) -> list[Rollout]:
+    def sample(self: Sampler, *args: Any, **options: Any) -> list[Rollout]:
         if args[-1] == SELF_TEST_STEP:
-            return original(self, *args)
+            return original(self, *args, **options)
         if recorded is not None:
             return recorded.pop(0)
-        made.append(original(self, *args))
+        made.append(original(self, *args, **options))
         torch.save(made, file)
         return made[-1]
 

@@ -65,7 +65,7 @@ class Learner:
         self.microbatch_tokens, self.max_grad_norm, self.max_skipped_updates = microbatch_tokens, max_grad_norm, max_skipped_updates
         self.offload, self.defer_gradient_sync = offload, defer_gradient_sync
         self.device = torch.device("cpu")
-        self.ddp: DistributedDataParallel | None = None  # the wrapper that sums gradients over ranks, with trainer=ddp
+        self.ddp: DistributedDataParallel | None = None  # the wrapper that averages gradients over ranks, with trainer=ddp
         self.skipped = 0  # consecutive skipped updates
 
     def configure(self, optimizer: Callable[..., Optimizer], schedule: Callable[[Optimizer], LambdaLR]) -> dict[str, Any]:

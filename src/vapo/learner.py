@@ -172,7 +172,7 @@ class Learner:
         return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
 
     def _sync_gradients(self, last: bool) -> None:
-        """Sets whether the next backward pass sums gradients over ranks: the last one does, others only with undeferred FSDP2."""
+        """Sets whether the next backward pass reduces gradients over ranks: the last does, others only with undeferred FSDP2."""
         if isinstance(self.network, FSDPModule):
             self.network.set_requires_gradient_sync(last or not self.defer_gradient_sync)
         elif self.ddp is not None:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from vapo.rollout.collate import collate, micro_batches
+from vapo.micro_batches import micro_batches
+from vapo.rollout.collate import collate
 from vapo.types import Rollout, SamplingParams, Status, Verdict
 
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vapo.distributed.ranks import rank, sum_over_ranks, world_size
 from vapo.distributed.sharding import full
 from vapo.metrics import StepMetrics
-from vapo.rollout.collate import micro_batches
+from vapo.micro_batches import micro_batches
 from vapo.types import Batch, MicroBatch
 
 

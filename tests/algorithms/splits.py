@@ -2,7 +2,7 @@
 
 import torch
 
-from vapo.rollout.collate import micro_batches
+from vapo.micro_batches import micro_batches
 from vapo.types import Batch
 
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from vapo.algorithms import ActorCritic, GroupRelative
 from vapo.algorithms.diagnostics import KL_ESTIMATORS
 from vapo.algorithms.group_relative import bounded_kl
-from vapo.rollout.collate import micro_batches
+from vapo.micro_batches import micro_batches
 from vapo.types import MicroBatch
 
 GRPO = GroupRelative(group_size=2, kl_coef=0.3)

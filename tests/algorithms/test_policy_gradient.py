@@ -9,7 +9,7 @@ from tests.algorithms.splits import cut, losses
 from torch.testing import assert_close
 
 from vapo.algorithms import ActorCritic
-from vapo.rollout.collate import micro_batches
+from vapo.micro_batches import micro_batches
 
 VAPO = ActorCritic(clip_high=0.28, loss_aggregation="token", positive_lm_coef=0.1)
 SWITCHES = [{}, {"loss_aggregation": "sequence"}, {"positive_lm_coef": 0.0}, {"dual_clip": 1.5}, {"clip_high": 0.2}]

@@ -7,7 +7,8 @@ from tests.runs import CONFIGS
 from tests.tokenizers import LLAMA, QWEN, make_tokenizer
 
 from vapo.data.templates import Template
-from vapo.rollout.collate import collate, micro_batches
+from vapo.micro_batches import micro_batches
+from vapo.rollout.collate import collate
 from vapo.types import Completion, Prompt, Rollout, Status, Verdict
 
 TEMPLATES = sorted(Path(CONFIGS, "templates").glob("*.txt"))

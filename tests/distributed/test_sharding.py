@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 from vapo.distributed.ranks import rank, sum_over_ranks, world_size
 from vapo.distributed.sharding import Sharding, checksum, checksums, full
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.export import export_actor, export_critic, merged_weights
 from vapo.models.loading import SIZES, LoadOptions, LoRA
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 from vapo.run.pretrain import build_model, build_tokenizer
 
 LOADINGS = {

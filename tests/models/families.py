@@ -8,8 +8,9 @@ import copy
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.types import MicroBatch, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 

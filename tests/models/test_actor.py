@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.loading import LoadOptions, check_model_path
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 
 
 def per_response(batch, micros, forward):

@@ -8,10 +8,11 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
+from vapo.micro_batches import micro_batches
 from vapo.models import critic as critic_file
 from vapo.models.critic import Critic
 from vapo.models.loading import LoadOptions
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 from vapo.types import Completion, Rollout
 
 

@@ -6,11 +6,11 @@ from tests.conftest import FAMILIES, spread
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.export import export_actor, export_critic
 from vapo.models.loading import LoadOptions, LoRA
-from vapo.rollout.collate import micro_batches
 
 
 @pytest.fixture(params=FAMILIES)

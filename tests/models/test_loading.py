@@ -9,10 +9,11 @@ from tests.runs import CONFIGS
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.loading import SIZES, LoadOptions, LoRA, without_weights
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 
 REWARD_FORMATS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 

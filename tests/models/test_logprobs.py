@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.logprobs import LOGITS_BYTES, chunked_logprobs
 from vapo.plan.live_memory import LiveMemory
-from vapo.rollout.collate import micro_batches
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

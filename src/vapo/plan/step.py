@@ -27,11 +27,11 @@ from vapo.distributed.ranks import world_size
 from vapo.distributed.sharding import Sharding
 from vapo.learner import Learner
 from vapo.metrics import StepMetrics
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.loading import LoadOptions
 from vapo.plan.live_memory import FakeValues, LiveMemory, shapes_outside
-from vapo.rollout.collate import micro_batches
 from vapo.types import Batch, MicroBatch
 
 MICRO_BATCHES = 2  # per rank and minibatch: from the second on, there are already gradients

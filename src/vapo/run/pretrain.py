@@ -27,8 +27,9 @@ from transformers import (
 
 from vapo.data.prompts import SumsPrompts
 from vapo.data.sums import NoisySolver, make_problem
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.run.record import provenance

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from vapo.distributed.sharding import device_of, layers_of
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.export import ADAPTER
 from vapo.models.rounding import rounding_of
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 from vapo.types import Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 
 PROBE_LENGTH = 300  # tokens of the prompt: more than a block of the prefix cache (128 on CPU), to detect a stale cache

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from vapo.algorithms import ActorCritic
+from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
-from vapo.rollout.collate import collate, micro_batches
+from vapo.rollout.collate import collate
 
 BUDGETS = [1, 11, 20, 24, 33, 1000]
 

@@ -229,7 +229,7 @@ def test_so_many_updates_in_a_row_are_skipped(limit: int, tmp_path: Path) -> Non
 
     def update(value: float) -> None:
         parameter.grad = torch.full_like(parameter, value)
-        module.learners["actor"].step(batch, tmp_path / "batch.pt")
+        module.learners["actor"].step(batch, torch.arange(len(batch)), tmp_path / "batch.pt")
 
     for _ in range(2):  # an update that succeeds begins the count anew
         for _ in range(limit):

@@ -20,7 +20,15 @@ LAYERS = [  # our modules and packages, then the libraries they may import
     ],
     ["vapo.rollout", "vapo.data", "vllm", "aiohttp", "datasets", "packaging"],
     [
-        *("vapo.datamodule", "vapo.metrics", "vapo.reporting", "vapo.learner", "vapo.module", "vapo.distributed.strategy"),
+        *(
+            "vapo.datamodule",
+            "vapo.metrics",
+            "vapo.reporting",
+            "vapo.learner",
+            "vapo.side_by_side",
+            "vapo.module",
+            "vapo.distributed.strategy",
+        ),
         *("lightning", "torchmetrics"),
     ],
     ["vapo.callbacks", "vapo.analysis", "vapo.metrics_csv", "wandb", "matplotlib", "pandas", "rich", "pyarrow", "scipy"],

@@ -45,13 +45,14 @@ def test_micro_batches_cover_each_rollout_once_longest_first(annotated, budget):
     assert sorted(indices) == list(range(8))
     assert [length_B[row] for row in indices] == sorted(length_B, reverse=True)
     for micro in micros:
-        assert micro.token_BL.numel() <= budget or len(micro.index_B) == 1
+        assert sum(index_BL.numel() for index_BL in micro.packed.blocks) <= budget or len(micro.index_B) == 1
         assert micro.token_BL.shape[1] == max(length_B[row] for row in micro.index_B.tolist())
 
 
 def test_micro_batches_are_as_few_as_the_budget_allows(annotated):
-    sizes = [len(micro.index_B) for micro in micro_batches(annotated, 24)]  # lengths 13 10 10 8 5 5 4 3
-    assert sizes == [1, 2, 3, 2]
+    lengths, expected = [13, 10, 10, 8, 5, 5, 4, 3], {0.0: [1, 2, 3, 2], 0.75: [1, 2, 4, 1], 0.85: [2, 3, 3]}
+    assert sorted((annotated.prompt_length_B + annotated.response_length_B).tolist(), reverse=True) == lengths
+    assert {s: [len(micro.index_B) for micro in micro_batches(annotated, 24, similar=s)] for s in expected} == expected
     assert len(list(micro_batches(annotated, 8 * 13))) == 1
 
 

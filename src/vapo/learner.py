@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vapo.distributed.ranks import rank, sum_over_ranks, world_size
 from vapo.distributed.sharding import full
 from vapo.metrics import StepMetrics
-from vapo.micro_batches import micro_batches
+from vapo.micro_batches import SIMILAR, micro_batches
 from vapo.types import Batch, MicroBatch
 
 
@@ -120,10 +119,10 @@ class Learner:
 
     # --- with gradient -------------------------------------------------------------------------------------------------
 
-    def update(self, minibatch: Batch, loss: Callable[[MicroBatch], Tensor], dump: Path) -> None:
-        """One optimizer step on a minibatch, which may be skipped; see `backward_over` and `step`."""
-        self.backward_over(self.micro_batches(minibatch), loss)
-        self.step(minibatch, dump)
+    def update(self, batch: Batch, index_B: Tensor, loss: Callable[[MicroBatch], Tensor], dump: Path) -> None:
+        """One optimizer step on the minibatch `index_B` of a batch, which may be skipped; see `backward_over` and `step`."""
+        self.backward_over(self.micro_batches(batch, index_B), loss)
+        self.step(batch, index_B, dump)
 
     def backward_over(self, micros: Sequence[MicroBatch], loss: Callable[[MicroBatch], Tensor]) -> None:
         """Accumulates the gradient of a whole minibatch over its micro-batches.
@@ -135,7 +134,7 @@ class Learner:
             self._sync_gradients(last=number == len(micros))
             self.backward(loss(micro) * world_size())  # their mean over ranks (DDP, FSDP) is then the sum
 
-    def step(self, minibatch: Batch, dump: Path) -> None:
+    def step(self, batch: Batch, index_B: Tensor, dump: Path) -> None:
         """Clips and applies the accumulated gradient. If it is not finite on any rank, all ranks skip the update.
 
         Args:
@@ -154,7 +153,7 @@ class Learner:
         self.optimizer.zero_grad()
         if self.skipped > self.max_skipped_updates:
             if rank() == 0:
-                torch.save({field.name: getattr(minibatch, field.name) for field in fields(minibatch)}, dump)
+                torch.save(vars(batch.select(index_B)), dump)
             raise FloatingPointError(
                 f"the {self.name}'s gradient norm is {norm} after {self.skipped - 1} skipped updates in a row: look at {dump} "
                 f"(fields of a Batch), lower module.{self.name}_optimizer.lr, or raise module.max_skipped_updates; the last "
@@ -167,9 +166,14 @@ class Learner:
 
     # --- helpers -------------------------------------------------------------------------------------------------------
 
-    def micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        """This rank's micro-batches, as many as every other rank's; a rank that has too few gets empty ones, whose loss is 0."""
-        return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size()))
+    def micro_batches(self, batch: Batch, index_B: Tensor | None = None) -> list[MicroBatch]:
+        """This rank's micro-batches, as many as every other rank's; a rank that has too few gets empty ones, whose loss is 0.
+
+        Args:
+            index_B: the rollouts of the batch; None for all.
+        """
+        similar = SIMILAR if getattr(self.network, "packs", False) else 0.0
+        return list(micro_batches(batch, self.microbatch_tokens, self.device, rank(), world_size(), index_B, similar))
 
     def _sync_gradients(self, last: bool) -> None:
         """Sets whether the next backward pass reduces gradients over ranks: the last does, others only with undeferred FSDP2."""

@@ -1,36 +1,54 @@
 """Cuts a batch into micro-batches under a token budget. Only micro-batches are padded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from vapo.types import Batch, MicroBatch
+from vapo.types import Batch, MicroBatch, Packed
+
+SIMILAR = 0.85  # of the longest rollout of an attention block, the shortest
 
 
 def micro_batches(
-    batch: Batch, max_tokens: int, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1
+    batch: Batch,
+    max_tokens: int,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    ranks: int = 1,
+    index_B: Tensor | None = None,
+    similar: float = SIMILAR,
 ) -> Iterator[MicroBatch]:
     """Yields this rank's micro-batches of a batch: at most `max_tokens` tokens each, padding included, longest rollouts first.
 
     Sorting by length keeps padding small, and gives ranks micro-batches of similar size at the same time. A rollout longer than the
     budget gets its own micro-batch. Every rank gets the same number of micro-batches, as sharded networks need, if necessary by
     splitting the largest further; with fewer rollouts than ranks, some ranks get micro-batches without a response.
+
+    Args:
+        index_B: the rollouts of the batch to cut, such as those of a minibatch; None for all.
+        similar: share of the longest rollout of an attention block that the others must have; 0 for networks that do not pack,
+            where a micro-batch is one block.
     """
-    pieces = _cut(batch.prompt_length_B + batch.response_length_B, max_tokens, ranks)
-    for index_B in pieces[rank::ranks]:
-        yield _pad(batch, index_B, device)
+    index_B = torch.arange(len(batch)) if index_B is None else index_B
+    length_B = (batch.prompt_length_B + batch.response_length_B)[index_B]
+    for order_B in _cut(length_B, max_tokens, ranks, similar)[rank::ranks]:
+        yield _pack(batch, index_B[order_B], device, similar)
 
 
-def _cut(length_B: Tensor, max_tokens: int, ranks: int) -> list[Tensor]:
+def _cut(length_B: Tensor, max_tokens: int, ranks: int, similar: float) -> list[Tensor]:
     """Rollout indices of each micro-batch; the number of micro-batches is a multiple of `ranks`."""
     order_B = length_B.argsort(descending=True, stable=True)
-    pieces, start = [], 0
-    while start < len(order_B):
-        rows = max(1, max_tokens // int(length_B[order_B[start]]))
-        pieces.append(order_B[start : start + rows])
-        start += rows
+    pieces, start, tokens, width = [], 0, 0, 0
+    for row, length in enumerate(length_B[order_B].tolist()):
+        width = length if row == start or length < similar * width else width  # of the attention block that it would be in
+        if row > start and tokens + width > max_tokens:
+            pieces.append(order_B[start:row])
+            start, tokens, width = row, 0, length
+        tokens += width
+    pieces.append(order_B[start:])
     while len(pieces) % ranks != 0 and len(pieces) < len(order_B):
         largest = max((i for i, piece in enumerate(pieces) if len(piece) > 1), key=lambda i: int(length_B[pieces[i]].sum()))
         rows = (len(pieces[largest]) + 1) // 2
@@ -38,23 +56,52 @@ def _cut(length_B: Tensor, max_tokens: int, ranks: int) -> list[Tensor]:
     return pieces + [order_B[:0]] * (-len(pieces) % ranks)
 
 
-def _pad(batch: Batch, index_B: Tensor, device: torch.device | str) -> MicroBatch:
+def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: float) -> MicroBatch:
+    """One micro-batch of the rollouts `index_B`, longest first."""
     part = batch.select(index_B) if len(index_B) > 0 else _without_response(batch)
-    length_B = part.prompt_length_B + part.response_length_B
+    prompt_B, response_B = part.prompt_length_B, part.response_length_B
+    length_B = prompt_B + response_B
     position_L = torch.arange(int(length_B.max()))
     inside_BL = position_L < length_B[:, None]
-    token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N)
-    response_BL = inside_BL & (position_L >= part.prompt_length_B[:, None])
+    token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N.long())
+    response_BL = inside_BL & (position_L >= prompt_B[:, None])
     predicts_BL = torch.zeros_like(response_BL)
     predicts_BL[:, :-1] = response_BL[:, 1:]  # logits and value of a response token are at the position before it
-    return MicroBatch(
-        index_B,
-        part,
-        token_BL.to(device),
-        predicts_BL.to(device),
-        token_BL[response_BL].to(device),
-        part.mask_BT.to(device),
-    )
+
+    prompts = [token_L[:length] for token_L, length in zip(token_BL, prompt_B.tolist(), strict=True)]
+    keys = [prompt.numpy().tobytes() for prompt in prompts]
+    distinct = dict(zip(keys, prompts, strict=True))
+    ends = list(accumulate(len(prompt) for prompt in distinct.values()))
+    end = dict(zip(distinct, ends, strict=True))  # of each distinct prompt in S
+    token_S = torch.cat([*distinct.values(), token_BL[response_BL]])
+    prompt_start_B = torch.tensor([end[key] for key in keys]) - prompt_B
+    response_start_B = ends[-1] + response_B.cumsum(0) - response_B
+    start_BL = torch.where(response_BL, (response_start_B - prompt_B)[:, None], prompt_start_B[:, None])
+    index_BL = torch.where(inside_BL, start_BL + position_L, 0)
+    index_N = index_BL[inside_BL]
+    position_S = torch.zeros_like(token_S).index_put_((index_N,), position_L.expand_as(index_BL)[inside_BL])
+
+    blocks, slots, slot = [], [], 0
+    for rows in _blocks(length_B.tolist(), similar):
+        block_BL = index_BL[rows, : int(length_B[rows.start])].contiguous()
+        blocks.append(block_BL.to(device))
+        slots.append(slot + inside_BL[rows, : block_BL.shape[1]].flatten().nonzero()[:, 0])
+        slot += block_BL.numel()
+    slot_S = torch.full_like(token_S, slot).scatter_reduce_(0, index_N, torch.cat(slots), "amin")
+    index_R = index_BL[predicts_BL]
+    packed = Packed(token_S.to(device), position_S.to(device), index_R.to(device), tuple(blocks), slot_S.to(device))
+    next_token_R, mask_BT = token_BL[response_BL], part.mask_BT
+    padded = (x.to(device) for x in (token_BL, predicts_BL, next_token_R, mask_BT))
+    return MicroBatch(index_B, part, packed, *padded)
+
+
+def _blocks(lengths: Sequence[int], similar: float) -> list[slice]:
+    """The rows of each attention block, of rollouts in descending order of length."""
+    starts = [0]
+    for row, length in enumerate(lengths):
+        if length < similar * lengths[starts[-1]]:
+            starts.append(row)
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
 
 def _without_response(batch: Batch) -> Batch:

@@ -21,11 +21,12 @@ from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.reporting import report_step
-from vapo.rollout.checks import check_engine, check_logprob_gap, check_sampling
+from vapo.rollout.checks import check_counts, check_engine, check_logprob_gap, check_minibatches, check_sampling
 from vapo.rollout.collate import collate
 from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
 from vapo.rollout.sampler import Sampler
+from vapo.side_by_side import may_overlap, side_by_side
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
 
 COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")  # completed; saved in checkpoints
@@ -68,8 +69,7 @@ class RLModule(LightningModule):
             policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
             minibatch_rollouts: rollouts per optimizer step, fewer if dynamic sampling found few; must divide those of a step.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
-            microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`.
-            sharding: how networks are sharded over ranks, with trainer=fsdp.
+            microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`. sharding: over ranks, with trainer=fsdp.
             seed: seeds sampling and minibatch order.
         """
         super().__init__()
@@ -80,14 +80,14 @@ class RLModule(LightningModule):
         self.make_optimizers = {"actor": (actor_optimizer, actor_schedule), "critic": (critic_optimizer, critic_schedule)}
         self.policy_steps, self.minibatch_rollouts, self.sharding = policy_steps, minibatch_rollouts, sharding
         self.epochs, self.value_pretraining_epochs = epochs, value_pretraining_epochs
-        for name in ("policy_steps", "minibatch_rollouts", "epochs", "value_pretraining_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"module.{name} is {getattr(self, name)}; set it to 1 or more")
+        check_counts(self, ("policy_steps", "minibatch_rollouts", "epochs", "value_pretraining_epochs"))
         self.metrics, self.clock = StepMetrics(), PhaseClock()
         limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
         self.make_learner = partial(Learner, self.manual_backward, self.metrics, *limits)
         self.learners: dict[str, Learner] = {}
         self.actor_frozen = False  # True in the first `value_pretraining_steps`: set and reset by the ValuePretraining callback
+        self.overlap = False  # passes of different networks run side by side
+        self.engine_is_actor = False  # the engine's log-probabilities are the actor's: set by the SelfTest callback
         self.actor_trained = False  # in the last step, for callbacks: `actor_frozen` may have changed since
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
         self.sampled: list[Rollout] = []  # all rollouts of the last step
@@ -127,26 +127,26 @@ class RLModule(LightningModule):
     def annotate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Adds the critic's values and the actor's log-probabilities as they are before the first update, without gradient."""
         self.sampler.engine.sleep()  # frees GPU memory, if `sleep_level` is set, which excludes a prefetch
-        learners, temperature, batch = self.learners, self.sampling.temperature, collate(rollouts)
+        batch, temperature = collate(rollouts), self.sampling.temperature
+        run = {name: learner.per_token for name, learner in self.learners.items()}
+        passes: dict[str, Callable[[], Tensor]] = {}
+        if self.algorithm.needs_critic:
+            passes["value_R"] = lambda: run["critic"](batch, self.critic)
+        if self.algorithm.needs_reference:
+            passes["reference_logprob_R"] = lambda: run["reference"](batch, lambda micro: self.reference(micro, temperature)[0])
+        if self.staleness > 0 or self.engine_is_actor:  # staleness: the actor has moved, only the engine knows what it sampled from
+            batch = batch.replace(old_logprob_R=batch.sampler_logprob_R)
+        elif not self.actor_frozen:
+            passes["old_logprob_R"] = lambda: run["actor"](batch, lambda micro: self.actor(micro, temperature)[0])
         with self.clock.phase("annotate", len(batch.token_N)):
-            if self.algorithm.needs_critic:
-                batch = batch.replace(value_R=learners["critic"].per_token(batch, self.critic))
-            if self.algorithm.needs_reference:
-                logprob_R = learners["reference"].per_token(batch, lambda micro: self.reference(micro, temperature)[0])
-                batch = batch.replace(reference_logprob_R=logprob_R)
-            if self.staleness > 0:  # the actor has moved since: only the engine knows what it sampled from
-                batch = batch.replace(old_logprob_R=batch.sampler_logprob_R)
-            elif not self.actor_frozen:
-                logprob_R = learners["actor"].per_token(batch, lambda micro: self.actor(micro, temperature)[0])
-                batch = batch.replace(old_logprob_R=logprob_R)
-        return batch
+            return batch.replace(**side_by_side(passes, self.overlap))
 
     def improve(self, batch: Batch) -> None:
-        """All epochs of the critic, then all epochs of the actor; only the critic while the actor is frozen (technique 1)."""
-        if self.algorithm.needs_critic:
-            self.critic_updates += self.update("critic", self.critic_loss, batch)
-        if not self.actor_frozen:
-            self.actor_updates += self.update("actor", self.actor_loss, batch)
+        """All epochs of the critic and all epochs of the actor; only the critic while the actor is frozen (technique 1)."""
+        trains = {"critic": self.algorithm.needs_critic, "actor": not self.actor_frozen}
+        updates = side_by_side({name: partial(self.update, name, batch) for name in trains if trains[name]}, self.overlap)
+        self.critic_updates += updates.get("critic", 0)
+        self.actor_updates += updates.get("actor", 0)
         self.rl_step += 1
         self.policy_step += not self.actor_frozen
         self.actor_trained = not self.actor_frozen
@@ -171,17 +171,17 @@ class RLModule(LightningModule):
 
     # --- updates -------------------------------------------------------------------------------------------------------
 
-    def update(self, name: str, loss: Callable[..., Tensor], batch: Batch) -> int:
+    def update(self, name: str, batch: Batch) -> int:
         """Trains one network on each minibatch of each epoch; returns the number of updates, skipped ones included."""
-        learner, updates = self.learners[name], 0
+        learner, loss, updates = self.learners[name], self.critic_loss if name == "critic" else self.actor_loss, 0
         dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
-        with learner.on_device(train=True):
+        length_B = batch.prompt_length_B + batch.response_length_B
+        with learner.on_device(train=True), learner.precision():
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
                 for index_B in self.minibatches(len(batch), epoch):
-                    minibatch = batch.select(index_B)
-                    counts = self.algorithm.normalizers(minibatch)  # denominators of the losses, over the whole minibatch
-                    with self.clock.phase(f"{name}_update", len(minibatch.token_N)):
-                        learner.update(minibatch, partial(loss, counts=counts), dump)
+                    counts = self.algorithm.normalizers(batch, index_B)  # denominators of the losses, over the whole minibatch
+                    with self.clock.phase(f"{name}_update", int(length_B[index_B].sum())):
+                        learner.update(batch, index_B, partial(loss, counts=counts), dump)
                     updates += 1
         learner.schedule.step()  # once per RL step
         return updates
@@ -251,9 +251,7 @@ class RLModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
-        if self.datamodule.rollouts_per_step % self.minibatch_rollouts != 0:
-            found = f"{self.minibatch_rollouts} and does not divide data.rollouts_per_step {self.datamodule.rollouts_per_step}"
-            raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")
+        check_minibatches(self.minibatch_rollouts, self.datamodule.rollouts_per_step)
 
     def configure_model(self) -> None:
         if self.learners:
@@ -281,6 +279,7 @@ class RLModule(LightningModule):
     def on_fit_start(self) -> None:
         for learner in self.learners.values():
             learner.place(self.device, self.trainer.strategy.model)
+        self.overlap = may_overlap([learner.network for learner in self.learners.values()], self.device, self.trainer)
 
     def on_train_start(self) -> None:
         for learner in self.learners.values():

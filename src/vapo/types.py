@@ -4,7 +4,7 @@
     B rollouts, P * G in a step     T response tokens, padded to the longest of the batch
     L prompt + response tokens      R response tokens of all rollouts, concatenated without padding
     V vocabulary                    N prompt and response tokens of all rollouts, concatenated without padding
-    K samples of one problem in an evaluation
+    K samples of one problem in an evaluation    S tokens of a micro-batch, each distinct prompt once
 
 A policy step is an RL step in which the actor trains; in value pretraining it does not. A1 to A25 in comments are entries of
 docs/vapo.md: what the paper leaves open, and what is done here. The networks are in `models/` and train in `learner.py`.
@@ -148,11 +148,24 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """The tokens of a micro-batch in one row, without padding: each distinct prompt once, then the responses. Attention alone is
+    over padded rows, in blocks of rollouts of similar length."""
+
+    token_S: Tensor
+    position_S: Tensor  # in prompt and response
+    predicts_R: Tensor  # index in S of the token before each response token
+    blocks: tuple[Tensor, ...]  # index_BL of each block: where in S the tokens of its rollouts are, 0 in the padding
+    slot_S: Tensor  # where each token is in the blocks' slots, concatenated: the first, for a prompt that several rollouts share
+
+
+@dataclass(frozen=True)
 class MicroBatch:
-    """Padded rollouts for one forward pass. Row i is rollout `index_B[i]` of the batch it was cut from."""
+    """Rollouts for one forward pass, padded and packed. Row i is rollout `index_B[i]` of the batch it was cut from."""
 
     index_B: Tensor
     part: Batch  # these rollouts, ragged
+    packed: Packed
     token_BL: Tensor  # right-padded: causal attention then needs no mask
     predicts_BL: Tensor  # bool, True where the next token is a response token: logits and values are read there
     next_token_R: Tensor  # the response tokens, in the order of predicts_BL's True entries

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,11 +12,12 @@ from torch import Tensor
 import vapo.models.actor
 import vapo.rollout.torch_engine
 from vapo.callbacks.self_test import SelfTest
+from vapo.learner import Learner
 
 
 def break_the_engines_mask(patch: pytest.MonkeyPatch) -> str:
     """A boolean mask for eager attention, which adds it to the scores: nothing is masked."""
-    patch.setattr(vapo.rollout.torch_engine, "only_full_attention", lambda model: True)
+    patch.setattr(vapo.rollout.torch_engine, "plain_attention", lambda model: True)
     return "model.attention=eager"
 
 
@@ -57,7 +59,7 @@ def test_the_alarm_is_a_warning_where_the_engine_has_other_weights(tmp_path: Pat
 
 
 def test_it_changes_no_number(tmp_path: Path) -> None:
-    run(tmp_path / "with", "callbacks.self_test.max_gap=1e-4")
+    run(tmp_path / "with", "callbacks.self_test.max_gap=1e-4", "callbacks.self_test.equal_gap=null")
     run(tmp_path / "without", "callbacks.self_test=null")
     pd.testing.assert_frame_equal(metrics(tmp_path / "with"), metrics(tmp_path / "without"), check_exact=True)
 
@@ -70,14 +72,44 @@ def test_bfloat16_passes_with_its_own_limit_and_not_with_float32s(tmp_path: Path
 
 def test_settings_below_1_say_what_to_set() -> None:
     with pytest.raises(ValueError, match=r"set both of callbacks\.self_test to 1 or more"):
-        SelfTest(0, 2, 32, None)
+        SelfTest(0, 2, 32, None, None)
 
 
 def test_dropout_is_no_gap_and_a_resumed_run_may_skip_the_test(tmp_path: Path) -> None:
     """Passes without gradient are without dropout, as the engine samples."""
-    lora = ("model.lora.rank=8", "model.lora.dropout=0.3", "module.actor_optimizer.lr=1e-3")
+    lora = ("model.lora.rank=8", "model.lora.dropout=0.3", "module.actor_optimizer.lr=1e-3", "callbacks.self_test.equal_gap=null")
     run(tmp_path, *lora)
     assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().max() < 1e-4
     resume(tmp_path, "module.policy_steps=3")
     resume(tmp_path, "module.policy_steps=4", "callbacks.self_test=null")
     assert metrics(tmp_path)["clock/policy_step"].max() == 4
+
+
+def test_an_equal_engine_saves_the_actors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log-probabilities are the old policy's: the first update is the same up to rounding."""
+    passes: list[str] = []
+    original = Learner.per_token
+
+    def per_token(self: Learner, *arguments: Any) -> Tensor:
+        passes.append(self.name)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Learner, "per_token", per_token)
+    counts, found = {}, {}
+    for gap in ("1e-5", "null"):
+        passes.clear()
+        run(tmp_path / gap, f"callbacks.self_test.equal_gap={gap}", "module.policy_steps=2")
+        counts[gap], found[gap] = passes.count("actor"), metrics(tmp_path / gap)
+    assert counts["null"] - counts["1e-5"] == 2  # one for each policy step
+    assert "engine/logprob_gap_mean" not in found["1e-5"]
+    first = [frame.dropna(subset=["actor/grad_norm"]).iloc[0] for frame in found.values()]
+    assert first[0]["actor/grad_norm"] == pytest.approx(first[1]["actor/grad_norm"], rel=1e-4)
+    assert abs(first[0]["actor/kl_k3"] - first[1]["actor/kl_k3"]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "setting", ["rollout.engine.own_weights=true", "rollout.sampling.top_p=0.9", "algorithm.mismatch=truncate"]
+)
+def test_an_engine_that_is_not_the_actor_saves_nothing(setting: str, tmp_path: Path) -> None:
+    run(tmp_path, setting, "module.policy_steps=1", "callbacks.self_test.max_gap=10")
+    assert "engine/logprob_gap_mean" in metrics(tmp_path)

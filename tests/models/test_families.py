@@ -57,7 +57,8 @@ def test_a_model_that_uses_its_base_in_parts_is_refused() -> None:
     actor = Actor(AutoModelForCausalLM.from_config(config))
     _, micro = build("qwen2")
     with pytest.raises(ValueError, match=r"used in parts by its language model \(decoder\).*set model.path to another family"):
-        actor(dataclasses.replace(micro, token_BL=micro.token_BL % 50, next_token_R=micro.next_token_R % 50))
+        small = dataclasses.replace(micro.packed, token_S=micro.packed.token_S % 50)
+        actor(dataclasses.replace(micro, packed=small, token_BL=micro.token_BL % 50, next_token_R=micro.next_token_R % 50))
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3_text", "olmo2"])

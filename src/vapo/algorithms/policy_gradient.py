@@ -89,11 +89,15 @@ class PolicyGradient:
         )
         require(self.max_draws >= 1, f"algorithm.max_draws is {self.max_draws}; set it to 1 (no refill) or more")
 
-    def normalizers(self, minibatch: Batch) -> Normalizers:
-        """Counts tokens, responses and positive tokens of a whole optimizer minibatch, which every rank holds."""
-        length_B = minibatch.response_length_B
-        counted = torch.stack([length_B.sum(), torch.tensor(len(minibatch)), length_B[minibatch.correct_B].sum()]).double()
-        return Normalizers(*counted.tolist())
+    def normalizers(self, batch: Batch, index_B: Tensor | None = None) -> Normalizers:
+        """Counts tokens, responses and positive tokens of a whole optimizer minibatch, which every rank holds.
+
+        Args:
+            index_B: the minibatch's rollouts; None for all of the batch.
+        """
+        index_B = torch.arange(len(batch)) if index_B is None else index_B
+        length_B, correct_B = batch.response_length_B[index_B], batch.correct_B[index_B]
+        return Normalizers(float(length_B.sum()), float(len(index_B)), float(length_B[correct_B].sum()))
 
     def reward(self, batch: Batch) -> Tensor:
         """One reward per response: the verifier's outcome, and the overlong punishment if it is on."""

@@ -20,18 +20,21 @@ SELF_TEST_STEP = -3  # RL step in the sampling seeds of the self-test's response
 class SelfTest(Callback):
     """Compares log-probabilities of the actor and of the rollout engine with those of a plain call of the model."""
 
-    def __init__(self, prompts: int, responses: int, max_new_tokens: int, max_gap: float | None) -> None:
+    def __init__(self, prompts: int, responses: int, max_new_tokens: int, max_gap: float | None, equal_gap: float | None) -> None:
         """
         Args:
             prompts: held-out prompts, >= 1; responses: per prompt, >= 1; max_new_tokens: per response.
             max_gap: nats in the mean over tokens, above which the run stops; None: what rounding explains (models/rounding.py).
+            equal_gap: nats in the mean over tokens, up to which an engine that shares the actor's weights is the actor: its
+                log-probabilities then serve as the old policy's, without a pass of the actor; None: never.
         """
         if prompts < 1 or responses < 1:
             raise ValueError(
                 f"self-test with {prompts} prompts and {responses} responses; set both of callbacks.self_test to 1 or more, or "
                 "callbacks.self_test to null"
             )
-        self.prompts, self.responses, self.max_new_tokens, self.max_gap = prompts, responses, max_new_tokens, max_gap
+        self.prompts, self.responses, self.max_new_tokens = prompts, responses, max_new_tokens
+        self.max_gap, self.equal_gap = max_gap, equal_gap
 
     def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         """Raises ValueError if one of them differs by more than rounding."""
@@ -57,3 +60,6 @@ class SelfTest(Callback):
                     f"{gap_R.max():.2g} at most over {len(gap_R)} tokens; rounding explains {limit:g}. {cure}. "
                     "callbacks.self_test=null skips this test"
                 )
+        gap = (batch.sampler_logprob_R - actor_R).abs().mean()
+        shared = not engine.own_weights and module.algorithm.mismatch is None and module.sampling.top_p == 1
+        module.engine_is_actor = bool(shared and self.equal_gap is not None and gap <= self.equal_gap)

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vapo.distributed.sharding import Sharding, read_safetensors
+from vapo.models.attention import predicting_states, use_packed_attention
 from vapo.models.loading import LoadOptions, check_model_path
 from vapo.models.logprobs import LOGITS_BYTES, chunked_logprobs, own_head
 from vapo.types import MicroBatch
@@ -41,6 +42,7 @@ class Actor(nn.Module):
             eos_token_ids: tokens that end a response; None for those of the model's generation config.
         """
         super().__init__()
+        self.packs = use_packed_attention(language_model)
         if float32_head and language_model.dtype != torch.float32:
             raise ValueError(f"model.float32_head=true needs model.dtype=float32, not {language_model.dtype}")
         self.language_model, self.float32_head = language_model, float32_head
@@ -103,7 +105,7 @@ class Actor(nn.Module):
             logits_BLV = self.language_model(input_ids=micro.token_BL, use_cache=False).logits
             logits_RV = logits_BLV[micro.predicts_BL].float() / temperature
             return logits_RV.log_softmax(-1).gather(-1, micro.next_token_R[:, None])[:, 0], None
-        hidden_RD = self.language_model.base_model(input_ids=micro.token_BL, use_cache=False).last_hidden_state[micro.predicts_BL]
+        hidden_RD = predicting_states(self.language_model.base_model, micro)
         head, chunk = own_head(self.language_model), self.logits_chunk_tokens
         with torch.autocast(hidden_RD.device.type, enabled=False) if self.float32_head else nullcontext():
             hidden_RD = hidden_RD.float() if self.float32_head else hidden_RD

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from vapo.distributed.sharding import Sharding, fill, read_entries, read_safetensors
+from vapo.models.attention import predicting_states, use_packed_attention
 from vapo.models.loading import LoadOptions, check_model_path
 from vapo.types import MicroBatch
 
@@ -26,6 +27,7 @@ class Critic(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
+        self.packs = use_packed_attention(backbone)
         self.backbone = backbone
         self.head = head.float()
 
@@ -78,9 +80,9 @@ class Critic(nn.Module):
         Returns:
             value_R of the state before each token, which is the prompt and the tokens so far.
         """
-        hidden_BLD = self.backbone(input_ids=micro.token_BL, use_cache=False).last_hidden_state
-        with torch.autocast(hidden_BLD.device.type, enabled=False):
-            return self.head(hidden_BLD[micro.predicts_BL].float())[:, 0].clone()  # FSDP2 must not return a view
+        hidden_RD = predicting_states(self.backbone, micro)
+        with torch.autocast(hidden_RD.device.type, enabled=False):
+            return self.head(hidden_RD.float())[:, 0].clone()  # FSDP2 must not return a view
 
 
 def _new_head(head_init: str, width: int) -> nn.Linear:

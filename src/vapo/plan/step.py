@@ -83,7 +83,7 @@ class Step:
                 learner.backward_over(self.micro_batches(name, batch), loss)
             gradients[name] = held(p.grad for p in learner.network.parameters())
             with memory.phase(f"{name}_optimizer"):
-                learner.step(batch, Path("nonfinite.pt"))
+                learner.step(batch, torch.arange(len(batch)), Path("nonfinite.pt"))
         networks = {name: learner.network for name, learner in self.learners.items()}
         states = {n: [x for state in self.learners[n].optimizer.state.values() for x in state.values()] for n in gradients}
         return StepMemory(

@@ -1,6 +1,7 @@
-"""Checks that rollouts can be trained on as configured; errors say what to set."""
+"""Checks of the settings of rollouts and updates; errors say what to set."""
 
 import warnings
+from collections.abc import Sequence
 
 from vapo.algorithms import PolicyGradient
 from vapo.rollout.engine import Engine
@@ -30,6 +31,20 @@ def check_sampling(sampling: SamplingParams, algorithm: PolicyGradient, prefetch
             "rollout.prefetch=1 needs algorithm.dynamic_sampling=false, which draws more prompts after seeing the rollouts, "
             "and algorithm.mismatch=null: old log-probabilities are the engine's own"
         )
+
+
+def check_counts(module: object, names: Sequence[str]) -> None:
+    """Raises ValueError if one of these settings of the module is below 1."""
+    for name in names:
+        if getattr(module, name) < 1:
+            raise ValueError(f"module.{name} is {getattr(module, name)}; set it to 1 or more")
+
+
+def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int) -> None:
+    """Raises ValueError if minibatches would have different sizes."""
+    if rollouts_per_step % minibatch_rollouts != 0:
+        found = f"{minibatch_rollouts} and does not divide data.rollouts_per_step {rollouts_per_step}"
+        raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")
 
 
 def check_engine(engine: Engine, prefetch: bool, actor_is_sharded: bool) -> None:

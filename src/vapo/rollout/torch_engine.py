@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 
 from vapo.distributed.sharding import compute_buffers, device_of, is_sharded
 from vapo.models.actor import Actor
+from vapo.models.attention import is_packed, sees_all_before
 from vapo.models.export import merged_weights
 from vapo.rollout.engine import check_eos, ignore
-from vapo.rollout.kv_cache import BufferedCache
+from vapo.rollout.kv_cache import BufferedCache, GroupCache
 from vapo.types import Completion, Request, SamplingParams
 
 TOP = 1024  # tokens; most nuclei have fewer, and the sort of a whole vocabulary is slow
@@ -42,27 +43,28 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
         probability_BV, order_BV = likeliest(probability_BV, sampling.top_p)
         before_BV = probability_BV.cumsum(-1) - probability_BV
         probability_BV = torch.where(before_BV < sampling.top_p, probability_BV, 0.0)
-    probability_BV = probability_BV.double()
-    cumulative_BV = probability_BV.cumsum(-1)
-    total_B = cumulative_BV[:, -1]
-    choice_B = (cumulative_BV <= (uniform_B * total_B)[:, None]).sum(-1).clamp(max=logits_BV.shape[-1] - 1)
-    logprob_B = (probability_BV.gather(-1, choice_B[:, None])[:, 0] / total_B).log().float()
-    token_B = choice_B if order_BV is None else order_BV.gather(-1, choice_B[:, None])[:, 0]
-    return token_B, logprob_B
+    cumulative_BV = probability_BV.cumsum(-1, dtype=torch.float64)
+    total_B1 = cumulative_BV[:, -1:]
+    choice_B1 = torch.searchsorted(cumulative_BV, uniform_B[:, None] * total_B1, right=True).clamp_(max=logits_BV.shape[-1] - 1)
+    logprob_B1 = (probability_BV.gather(-1, choice_B1) / total_B1).log().float()
+    token_B1 = choice_B1 if order_BV is None else order_BV.gather(-1, choice_B1)
+    return token_B1[:, 0], logprob_B1[:, 0]
 
 
-def only_full_attention(model: PreTrainedModel) -> bool:
+def completion(token_T: Tensor, logprob_T: Tensor, finished: bool) -> Completion:
+    return Completion(tuple(token_T.tolist()), tuple(logprob_T.tolist()), finished)
+
+
+def plain_attention(model: PreTrainedModel) -> bool:
     """Whether every layer attends to all tokens before it, by torch's own attention (SDPA), so that one boolean mask serves all.
 
     Raises:
         ValueError: the model has layers that this engine has no cache for.
     """
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:
         raise ValueError(f"rollout=torch cannot generate with layers of kind {', '.join(sorted(kinds))}: set rollout=vllm")
-    windowed = kinds != {"full_attention"} or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None))
-    return config._attn_implementation == "sdpa" and not windowed
+    return sees_all_before(model)
 
 
 def likeliest(probability_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
@@ -151,55 +153,55 @@ class TorchEngine:
         model = self.language_model
         assert model is not None
         device, rows, steps = model.device, len(requests), sampling.max_new_tokens
-        uniform_BT = torch.stack(
-            [torch.rand(steps, generator=torch.Generator().manual_seed(r.seed), dtype=torch.float64) for r in requests]
+        uniform_TB = torch.stack(
+            [torch.rand(steps, generator=torch.Generator().manual_seed(r.seed), dtype=torch.float64) for r in requests], dim=1
         ).to(device)
-        eos, plain = torch.tensor(self.eos_token_ids, device=device), only_full_attention(model)
+        eos = torch.tensor(self.eos_token_ids, device=device)
 
-        logits_BV, cache, mask_BL, position_B = self._prefill(model, requests, sampling)
+        logits_BV, cache, position_B = self._prefill(model, requests, sampling)
         token_BT = torch.zeros(rows, steps, dtype=torch.long, device=device)
         logprob_BT = torch.zeros(rows, steps, device=device)
-        finished_B = torch.zeros(rows, dtype=torch.bool, device=device)
         live_B = torch.arange(rows, device=device)  # rows still in the batch, as indices of requests
+        ended_B = torch.zeros(rows, dtype=torch.bool, device=device)  # of those: finished, and not dropped yet
+        left = rows
 
         for step in range(steps):
-            token_B, logprob_B = sample(logits_BV, uniform_BT[live_B, step], sampling)
-            writing_B = ~finished_B[live_B]
-            writing = live_B[writing_B]
-            token_BT[writing, step] = token_B[writing_B]
-            logprob_BT[writing, step] = logprob_B[writing_B]
-            finished_B[writing] = torch.isin(token_B[writing_B], eos)
-            for row in writing[finished_B[writing]].tolist():
-                yield row, Completion(tuple(token_BT[row, : step + 1].tolist()), tuple(logprob_BT[row, : step + 1].tolist()), True)
-            keep_B = ~finished_B[live_B]
-            left = int(keep_B.sum())
+            token_B, logprob_B = sample(logits_BV, uniform_TB[step, live_B], sampling)
+            token_BT[live_B, step], logprob_BT[live_B, step] = (
+                token_B,
+                logprob_B,
+            )  # of ended rows too: their responses are cut before
+            ends_B = torch.isin(token_B, eos) & ~ended_B
+            ended = live_B[ends_B].tolist()  # the one wait for the device
+            for row in ended:
+                yield row, completion(token_BT[row, : step + 1], logprob_BT[row, : step + 1], finished=True)
+            left -= len(ended)
             if left == 0 or step == steps - 1:
                 break
+            ended_B |= ends_B
             if left < COMPACT_BELOW * len(live_B):
-                row_B = keep_B.nonzero()[:, 0]
-                live_B, token_B, position_B, mask_BL = live_B[row_B], token_B[row_B], position_B[row_B], mask_BL[row_B]
-                cache.select_rows(row_B)
-            filled = cache.get_seq_length() + 1
+                row_B = (~ended_B).nonzero()[:, 0]
+                live_B, token_B, position_B, ended_B = live_B[row_B], token_B[row_B], position_B[row_B], ended_B[row_B]
+                cache.keep_rows(row_B)
             logits_BV = model(
                 input_ids=token_B[:, None],
-                attention_mask=mask_BL[:, None, None, :filled] if plain else mask_BL[:, :filled],
                 position_ids=position_B[:, None],
                 past_key_values=cache,
                 use_cache=True,
+                **cache.options(),
             ).logits[:, -1]
             position_B = position_B + 1
 
-        for row in (~finished_B).nonzero()[:, 0].tolist():
-            yield row, Completion(tuple(token_BT[row].tolist()), tuple(logprob_BT[row].tolist()), False)
+        for row in live_B[~(ended_B | ends_B)].tolist():
+            yield row, completion(token_BT[row], logprob_BT[row], finished=False)
 
     def _prefill(
         self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams
-    ) -> tuple[Tensor, BufferedCache, Tensor, Tensor]:
-        """Prefills each distinct prompt once, then gives every request its copy of the cache.
+    ) -> tuple[Tensor, BufferedCache, Tensor]:
+        """Prefills each distinct prompt once; requests share it, or get a copy each where the model's attention is not ours.
 
         Returns:
-            logits_BV of the first token, the cache, mask_BL over prompt and all tokens to come (False on left padding), and the
-            position of the first new token.
+            logits_BV of the first token, the cache, and the position of the first new token.
         """
         distinct = {prompt_ids: row for row, prompt_ids in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
         width = max(len(prompt_ids) for prompt_ids in distinct)
@@ -211,11 +213,13 @@ class TorchEngine:
         token_PL, mask_PL = token_PL.to(model.device), mask_PL.to(model.device)
         position_PL = (mask_PL[:, :width].long().cumsum(-1) - 1).clamp(min=0)
         mask = mask_PL[:, :width]
-        if only_full_attention(model):  # a boolean mask, made once; otherwise transformers makes one for each kind of layer
+        plain, grouped = plain_attention(model), is_packed(model) and model.dtype == torch.float32
+        if plain:  # a boolean mask, made once; otherwise transformers makes one for each kind of layer
             causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
             diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding sees itself: a row of no keys is NaN
             mask = ((mask[:, None] & causal) | diagonal)[:, None]
-        cache = BufferedCache(model.config.get_text_config().num_hidden_layers, width + sampling.max_new_tokens)
+        layers, steps = model.config.get_text_config().num_hidden_layers, sampling.max_new_tokens
+        cache = BufferedCache(layers, width if grouped else width + steps, plain)
         logits_PV = model(
             input_ids=token_PL,
             attention_mask=mask,
@@ -225,5 +229,8 @@ class TorchEngine:
             logits_to_keep=1,
         ).logits[:, -1]
         row_B = torch.tensor([distinct[r.prompt_ids] for r in requests], device=model.device)
-        cache.select_rows(row_B)
-        return logits_PV[row_B], cache, mask_PL[row_B], position_PL[row_B, -1] + 1
+        if grouped:
+            cache = GroupCache(cache, mask_PL[:, :width], row_B, steps)
+        else:
+            cache.repeat_rows(row_B, mask_PL[row_B])
+        return logits_PV[row_B], cache, position_PL[row_B, -1] + 1

@@ -43,7 +43,7 @@ def _pad(batch: Batch, index_B: Tensor, device: torch.device | str) -> MicroBatc
     length_B = part.prompt_length_B + part.response_length_B
     position_L = torch.arange(int(length_B.max()))
     inside_BL = position_L < length_B[:, None]
-    token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N)
+    token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N.long())
     response_BL = inside_BL & (position_L >= part.prompt_length_B[:, None])
     predicts_BL = torch.zeros_like(response_BL)
     predicts_BL[:, :-1] = response_BL[:, 1:]  # logits and value of a response token are at the position before it

@@ -8,6 +8,7 @@ the batch when there are enough of them.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -72,6 +73,11 @@ def likeliest(probability_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         if bool((top.double().sum(-1) >= top_p).all()):
             return top.double(), token
     return probability_BV.double().sort(dim=-1, descending=True, stable=True)
+
+
+def _completion(token_T: Tensor, logprob_T: Tensor, finished: bool) -> Completion:
+    """Copies, not views: the engine's buffers are freed after each batch."""
+    return Completion(token_T.cpu().numpy().astype(np.int32), logprob_T.cpu().numpy().astype(np.float32), finished)
 
 
 class TorchEngine:
@@ -170,7 +176,7 @@ class TorchEngine:
             logprob_BT[writing, step] = logprob_B[writing_B]
             finished_B[writing] = torch.isin(token_B[writing_B], eos)
             for row in writing[finished_B[writing]].tolist():
-                yield row, Completion(tuple(token_BT[row, : step + 1].tolist()), tuple(logprob_BT[row, : step + 1].tolist()), True)
+                yield row, _completion(token_BT[row, : step + 1], logprob_BT[row, : step + 1], finished=True)
             keep_B = ~finished_B[live_B]
             left = int(keep_B.sum())
             if left == 0 or step == steps - 1:
@@ -190,7 +196,7 @@ class TorchEngine:
             position_B = position_B + 1
 
         for row in (~finished_B).nonzero()[:, 0].tolist():
-            yield row, Completion(tuple(token_BT[row].tolist()), tuple(logprob_BT[row].tolist()), False)
+            yield row, _completion(token_BT[row], logprob_BT[row], finished=False)
 
     def _prefill(
         self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams

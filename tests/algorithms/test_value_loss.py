@@ -74,13 +74,11 @@ def test_explained_variance_sums_are_n_r_r2_error_and_error2():
     assert sums.dtype == torch.float64
 
 
-def test_explained_variance_sums_by_bin_are_those_of_each_bins_tokens(draw_tokens):
-    value_R, return_R = draw_tokens(), draw_tokens()
-    bin_R = torch.arange(len(value_R)) % 3
-    sums_D5 = explained_variance_sums(value_R, return_R, bin_R, 4)
-    expected_D5 = [explained_variance_sums(value_R[bin_R == i], return_R[bin_R == i]) for i in range(4)]
-    assert_close(sums_D5, torch.stack(expected_D5), rtol=1e-12, atol=1e-12)
-    assert sums_D5[3].tolist() == [0.0] * 5
+def test_explained_variance_sums_of_segments_are_those_of_each_segments_tokens(draw_tokens):
+    value_R, return_R, lengths = draw_tokens().float(), draw_tokens().float(), [0, 3, 9, 0, 1, 11, 0]
+    sums_S5 = explained_variance_sums(value_R, return_R, torch.tensor(lengths))
+    expected_S5 = [explained_variance_sums(*pair) for pair in zip(value_R.split(lengths), return_R.split(lengths), strict=True)]
+    assert_close(sums_S5, torch.stack(expected_S5), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.7, -100.0])

@@ -57,18 +57,18 @@ class ActorCritic(PolicyGradient):
             batch: must have `value_R`.
             monte_carlo: True during value pretraining (technique 1): value targets are plain returns, as with critic_lambda 1.
         """
-        assert batch.value_R is not None
-        length_B = batch.response_length_B
-        reward_R = terminal_reward(self.reward(batch), length_B)
-        advantage_R = gae(reward_R, batch.value_R, length_B, self.policy_lambda(batch), self.gamma)
+        value_R, length_B, actor_lambda = batch.value_R, batch.response_length_B, self.policy_lambda(batch)
+        assert value_R is not None
+
+        def estimate(lam: Tensor | float) -> Tensor:
+            return gae(terminal_reward(self.reward(batch), length_B), value_R, length_B, lam, self.gamma)
+
+        # whitened: mean 0, variance 1 over all response tokens of the step; targets stay as they are
+        advantage_R = whiten(estimate(actor_lambda)) if self.whiten_advantages else estimate(actor_lambda)
         if monte_carlo or self.critic_lambda == 1:
             target_R = self.monte_carlo_return(batch)
-        elif self.critic_lambda is None:
-            target_R = advantage_R + batch.value_R
         else:
-            target_R = gae(reward_R, batch.value_R, length_B, self.critic_lambda, self.gamma) + batch.value_R
-        if self.whiten_advantages:  # mean 0, variance 1 over all response tokens of the step; targets stay as they are
-            advantage_R = whiten(advantage_R)
+            target_R = estimate(actor_lambda if self.critic_lambda is None else self.critic_lambda) + value_R
         return batch.replace(advantage_R=advantage_R, target_R=target_R)
 
     def policy_lambda(self, batch: Batch) -> Tensor:

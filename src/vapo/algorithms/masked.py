@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CHUNK = 2**20  # tokens
+CHUNK = 2**16  # tokens whose float64 copy exists at a time
 
 
 def masked_fill(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -43,14 +43,14 @@ def sequence_mean(x_BT: Tensor, mask_BT: Tensor, total_sequences: Tensor | float
     return (masked_fill(x_BT, mask_BT).sum(-1) / length_B).sum() / max(float(total_sequences), 1.0)
 
 
-def token_sum(term: Callable[..., Tensor], *x_R: Tensor) -> Tensor:
+def token_sum(term: Callable[..., Tensor], *x_R: Tensor) -> float:
     """Σ term(x) over flat tokens, in float64, which is made for CHUNK tokens at a time.
 
     Args:
         term: element by element, of as many tensors as there are `x_R`.
     """
     parts = zip(*(x.split(CHUNK) for x in x_R), strict=True)
-    return torch.stack([term(*(part.double() for part in chunk)).sum() for chunk in parts]).sum()
+    return sum(term(*(part.double() for part in chunk)).sum().item() for chunk in parts)
 
 
 def whiten(x_R: Tensor, epsilon: float = 1e-8) -> Tensor:
@@ -62,7 +62,7 @@ def whiten(x_R: Tensor, epsilon: float = 1e-8) -> Tensor:
     """
     x_R = x_R.detach()
     mean = token_sum(lambda x: x, x_R) / len(x_R)
-    deviation = (token_sum(lambda x: (x - mean) ** 2, x_R) / max(len(x_R) - 1, 1) + epsilon).sqrt()
+    deviation = (token_sum(lambda x: (x - mean) ** 2, x_R) / max(len(x_R) - 1, 1) + epsilon) ** 0.5
     white_R = torch.empty_like(x_R)
     for part, white in zip(x_R.split(CHUNK), white_R.split(CHUNK), strict=True):
         white.copy_((part.double() - mean) / deviation)

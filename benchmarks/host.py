@@ -1,7 +1,7 @@
 """CPU seconds and memory of everything an RL step does outside of networks, engine and verifier, on a rank of 128.
 
 python -m benchmarks.host                           the paper's batch (8,192 rollouts), and smaller ones to see that cost is linear
-python -m benchmarks.host --rollouts 64 --repeats 1 --figure /tmp/host.png
+python -m benchmarks.host --rollouts 64 --repeats 1 --figure host.png
 
 Rollouts are made up: lognormal lengths, mean 7,646 and maximum 20,480 tokens. Two gloo processes gather them, each from its half;
 one of them does the rest of a step, with the code of training, one thread, and the shares that a rank of 128 has.

@@ -4,11 +4,12 @@ import random
 
 import pytest
 import torch
+from tests.completions import completion_of
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vapo.rollout.collate import collate
 from vapo.run.pretrain import build_model, build_tokenizer
-from vapo.types import Completion, Prompt, Rollout, Status, Verdict
+from vapo.types import Prompt, Rollout, Status, Verdict
 
 SIZES = {
     "vocab_size": 20,
@@ -63,7 +64,7 @@ def write_rollout(rng, prompt_length, response_length, correct, group, finished=
     token_ids = tuple(rng.randint(2, 18) for _ in range(response_length))
     logprobs = tuple(-rng.random() for _ in token_ids)
     verdict = Verdict(Status.CORRECT if correct else Status.WRONG, "1")
-    return Rollout(Prompt(group, "", "1", prompt_ids), group, Completion(token_ids, logprobs, finished), "", verdict)
+    return Rollout(Prompt(group, "", "1", prompt_ids), group, completion_of(token_ids, logprobs, finished), verdict)
 
 
 @pytest.fixture

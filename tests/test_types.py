@@ -22,7 +22,7 @@ def test_sampling_params_say_what_to_set(changes, message):
 
 @pytest.mark.parametrize("status", Status)
 def test_only_correct_is_correct(rollouts, status):
-    rollout = Rollout(rollouts[0].prompt, 0, rollouts[0].completion, "", Verdict(status))
+    rollout = Rollout(rollouts[0].prompt, 0, rollouts[0].completion, Verdict(status))
     assert rollout.correct == (status == "correct")
 
 

@@ -104,18 +104,17 @@ class Learner:
         Returns:
             x_R of the whole batch in float32, on the CPU of every rank.
         """
-        pieces = [torch.zeros(length) for length in batch.response_length_B.tolist()]
+        end_B = batch.response_length_B.cumsum(0)
+        x_R = torch.zeros(int(end_B[-1]))  # each rank writes its share; the others' is 0 in the sum over ranks
         was_training = self.network.training
         self.network.eval()  # without dropout, as the engine samples
         with self.on_device(), self.precision():
             for micro in self.micro_batches(batch):
-                x_R = forward(micro).float().cpu()
-                for row, x_T in zip(
-                    micro.index_B.tolist(), x_R.split(micro.part.response_length_B.tolist()), strict=False
-                ):  # index_B is empty then
-                    pieces[row] = x_T
+                pieces = forward(micro).float().cpu().split(micro.part.response_length_B.tolist())
+                for end, x_T in zip(end_B[micro.index_B].tolist(), pieces, strict=False):  # index_B may be empty
+                    x_R[end - len(x_T) : end] = x_T
         self.network.train(was_training)
-        return sum_over_ranks(torch.cat(pieces))
+        return sum_over_ranks(x_R)
 
     # --- with gradient -------------------------------------------------------------------------------------------------
 

@@ -99,6 +99,7 @@ class RLModule(LightningModule):
     # --- one step of the algorithm -----------------------------------------------------------------------------------
 
     def training_step(self, prompts: list[Prompt], batch_idx: int) -> None:
+        self.batch, self.rollouts, self.sampled = None, [], []  # frees the last step's before this step's are there
         rollouts = self.collect(prompts)
         batch = self.annotate(rollouts)
         batch = self.algorithm.credit(batch, monte_carlo=self.actor_frozen)

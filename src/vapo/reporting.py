@@ -2,10 +2,12 @@
 
 import torch
 
-from vapo.algorithms import ActorCritic, PolicyGradient, explained_variance_sums, group_fractions
+from vapo.algorithms import ActorCritic, PolicyGradient, explained_variance_sums, group_fractions, token_sum
 from vapo.metrics import StepMetrics
 from vapo.rollout.collate import collate
 from vapo.types import FAULTS, Batch, Rollout, Status
+
+ROLLOUTS_AT_ONCE = 8  # bounds the memory of float64 numbers
 
 
 def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[Rollout], batch: Batch) -> None:
@@ -18,10 +20,11 @@ def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[R
     report_responses(metrics, algorithm, sampled, batch if len(sampled) == len(batch) else collate(sampled))
     tokens = batch.response_length_B.sum().item()
     assert batch.advantage_R is not None
-    metrics.mean("advantage/abs_mean", batch.advantage_R.abs().sum(), tokens)
+    metrics.mean("advantage/abs_mean", token_sum(torch.abs, batch.advantage_R), tokens)
     metrics.mean("actor/positive_token_fraction", batch.response_length_B[batch.correct_B].sum(), tokens)
     if batch.old_logprob_R is not None and batch.old_logprob_R is not batch.sampler_logprob_R:  # prefetched: the same tensor
-        metrics.mean("engine/logprob_gap_mean", (batch.old_logprob_R - batch.sampler_logprob_R).abs().sum(), tokens)
+        gap = token_sum(lambda old, sampled: (old - sampled).abs(), batch.old_logprob_R, batch.sampler_logprob_R)
+        metrics.mean("engine/logprob_gap_mean", gap, tokens)
     if isinstance(algorithm, ActorCritic):
         report_critic(metrics, algorithm, batch)
 
@@ -46,15 +49,16 @@ def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: l
 def report_critic(metrics: StepMetrics, algorithm: ActorCritic, batch: Batch) -> None:
     """How well values predict the Monte-Carlo return, over all tokens and by tenths of the response (A24)."""
     assert batch.value_R is not None
-    size = len(batch)
-    metrics.mean("actor/lambda_mean", algorithm.policy_lambda(batch).double().sum(), size)
-    metrics.mean("critic/value_mean", batch.value_R.sum(), len(batch.value_R))
-    return_R = algorithm.monte_carlo_return(batch)
-    everywhere_R = torch.ones_like(return_R, dtype=torch.bool)
-    metrics.explained_variance("critic/explained_variance", explained_variance_sums(batch.value_R, return_R, everywhere_R))
-    position_BT = torch.arange(batch.mask_BT.shape[1]).expand(size, -1)
-    decile_R = (10 * position_BT / batch.response_length_B[:, None])[batch.mask_BT].long()
-    for decile in range(10):
-        sums = explained_variance_sums(batch.value_R, return_R, decile_R == decile)
+    metrics.mean("actor/lambda_mean", algorithm.policy_lambda(batch).double().sum(), len(batch))
+    metrics.mean("critic/value_mean", token_sum(torch.clone, batch.value_R), len(batch.value_R))
+    sums_D5 = torch.zeros(10, 5, dtype=torch.float64)
+    for index_B in torch.arange(len(batch)).split(ROLLOUTS_AT_ONCE):
+        part = batch.select(index_B)
+        assert part.value_R is not None
+        edge_BD = (torch.arange(11) * part.response_length_B[:, None] + 9) // 10  # first token of each tenth: d l / 10, rounded up
+        sums = explained_variance_sums(part.value_R, algorithm.monte_carlo_return(part), edge_BD.diff(dim=1).flatten())
+        sums_D5 += sums.view(-1, 10, 5).sum(0)
+    metrics.explained_variance("critic/explained_variance", sums_D5.sum(0))
+    for decile, sums in enumerate(sums_D5):
         if sums[0] > 0:
             metrics.explained_variance(f"critic/explained_variance_decile_{decile}", sums)

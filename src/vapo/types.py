@@ -12,10 +12,15 @@ docs/vapo.md: what the paper leaves open, and what is done here. The networks ar
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Int32: TypeAlias = NDArray[np.int32]
+Float32: TypeAlias = NDArray[np.float32]
 
 
 class Status(StrEnum):
@@ -74,23 +79,22 @@ class Request:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Completion:
-    """An engine's reply to a request: token ids as sampled, never re-tokenized."""
+    """An engine's reply to a request: token ids as sampled, never re-tokenized. Equal only to itself, as arrays are."""
 
-    token_ids: tuple[int, ...]  # the EOS is kept when one was sampled
-    logprobs: tuple[float, ...]  # log-probability of each token under the distribution sampled from (at its temperature)
+    token_ids: Int32  # the EOS is kept when one was sampled
+    logprobs: Float32  # log-probability of each token under the distribution sampled from (at its temperature)
     finished: bool  # False: cut at max_new_tokens, no EOS
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A completion with its place in a group and its verdict."""
+    """A completion with its place in a group and its verdict. `Sampler.decode` gives its text."""
 
     prompt: Prompt
     group: int  # 0 .. P-1 within one RL step: the number of its prompt
     completion: Completion
-    text: str  # decoded for display and verifiers; training reads completion.token_ids
     verdict: Verdict
 
     @property
@@ -102,7 +106,7 @@ class Rollout:
 class Batch:
     """Rollouts of one RL step, ragged: flat tokens and lengths. Padding appears only in `pad` and in a `MicroBatch`."""
 
-    token_N: Tensor  # prompt then response, rollout after rollout
+    token_N: Tensor  # int32: prompt then response, rollout after rollout
     prompt_length_B: Tensor
     response_length_B: Tensor  # >= 1, EOS included
     group_B: Tensor
@@ -130,16 +134,15 @@ class Batch:
 
     def select(self, index_B: Tensor) -> "Batch":
         """The rollouts `index_B`, in that order."""
-        rows = index_B.tolist()
+        spans = {}
+        for axis, length_B in (("R", self.response_length_B), ("N", self.prompt_length_B + self.response_length_B)):
+            end_B = length_B.cumsum(0)
+            spans[axis] = list(zip((end_B - length_B)[index_B].tolist(), end_B[index_B].tolist(), strict=True))
         chosen: dict[str, Any] = {}
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None or field.name.endswith("_B"):
-                chosen[field.name] = None if value is None else value[index_B]
-            else:
-                length_B = self.response_length_B + (self.prompt_length_B if field.name.endswith("_N") else 0)
-                pieces = value.split(length_B.tolist())
-                chosen[field.name] = torch.cat([pieces[row] for row in rows])
+            value, axis = getattr(self, field.name), field.name[-1]
+            if value is not None:
+                chosen[field.name] = value[index_B] if axis == "B" else torch.cat([value[start:end] for start, end in spans[axis]])
         return Batch(**chosen)
 
     def replace(self, **changes: Tensor) -> "Batch":

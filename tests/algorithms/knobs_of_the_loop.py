@@ -5,13 +5,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from tests.algorithms.knobs import BOTH, knob
+from tests.completions import completion_of
 from tests.runs import metrics, run
 
 from vapo.algorithms import ActorCritic
 from vapo.datamodule import PromptDataModule
 from vapo.metrics import PhaseClock
 from vapo.module import RLModule
-from vapo.types import Completion, Prompt, Rollout, Status, Verdict
+from vapo.types import Prompt, Rollout, Status, Verdict
 
 
 def collected(algorithm, frozen=False):
@@ -22,7 +23,7 @@ def collected(algorithm, frozen=False):
         asked.append([prompt.index for prompt in prompts])
         verdict = {True: Verdict(Status.CORRECT), False: Verdict(Status.WRONG)}
         return [
-            Rollout(prompt, group, Completion((1,), (0.0,), True), "", verdict[prompt.index % 3 == 0 and i == 0])
+            Rollout(prompt, group, completion_of([1]), verdict[prompt.index % 3 == 0 and i == 0])
             for group, prompt in enumerate(prompts)
             for i in range(group_size)
         ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vapo.algorithms import gae, length_adaptive_lambda, terminal_reward
+from vapo.algorithms import gae, length_adaptive_lambda, monte_carlo_return, terminal_reward
 
 LAMBDAS = [0.0, 0.5, 0.95, 1.0]
 
@@ -16,85 +16,126 @@ def gae_of_tokens(rewards, values, lam, gamma):
     return [sum((gamma * lam) ** i * deltas[t + i] for i in range(len(deltas) - t)) for t in range(len(deltas))]
 
 
-def gae_by_definition(reward_BT, value_BT, mask_BT, lam_B, gamma):
-    """Cuts the masked tokens out of each response, applies Eq 3, and puts the advantages back where they belong."""
-    advantage_BT = torch.zeros_like(value_BT)
-    for row, mask_T in enumerate(mask_BT):
-        tokens = gae_of_tokens(reward_BT[row, mask_T].tolist(), value_BT[row, mask_T].tolist(), lam_B[row], gamma)
-        advantage_BT[row, mask_T] = torch.tensor(tokens, dtype=value_BT.dtype)
-    return advantage_BT
+def gae_by_definition(reward_R, value_R, length_B, lam_B, gamma):
+    rows = zip(reward_R.split(length_B.tolist()), value_R.split(length_B.tolist()), lam_B, strict=True)
+    return [x for reward_T, value_T, lam in rows for x in gae_of_tokens(reward_T.tolist(), value_T.tolist(), lam, gamma)]
+
+
+def gae_row_by_row(reward_R, value_R, length_B, lam_B, gamma):
+    """The recursion of one token after another, in the dtype of the values and in this order of operations."""
+    advantages = []
+    for reward_T, value_T, lam in zip(reward_R.split(length_B.tolist()), value_R.split(length_B.tolist()), lam_B, strict=True):
+        next_value = advantage = torch.zeros((), dtype=value_T.dtype)
+        row = []
+        for reward, value in zip(reward_T.flip(0), value_T.flip(0), strict=True):
+            advantage = (reward + gamma * next_value - value) + (gamma * lam) * advantage
+            next_value = value
+            row.insert(0, advantage)
+        advantages += row
+    return torch.stack(advantages)
+
+
+LENGTHS = {
+    "ragged": [3, 7, 1, 5, 5, 12, 1, 2],
+    "descending": [9, 4, 1],
+    "ascending": [1, 4, 9],
+    "one row": [6],
+    "one token": [1, 1, 1],
+}
+
+
+@pytest.fixture(params=LENGTHS, ids=lambda name: name)
+def length_B(request):
+    return torch.tensor(LENGTHS[request.param])
+
+
+@pytest.fixture
+def draw(length_B):
+    """`draw()`: another seeded normal float64 tensor, a number for each token."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda: torch.randn(int(length_B.sum()), generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 @pytest.mark.parametrize("lam", LAMBDAS)
-def test_gae_is_its_definition(draw, mask_BT, lam, gamma):
-    reward_BT, value_BT = draw(), draw()
-    expected_BT = gae_by_definition(reward_BT, value_BT, mask_BT, [lam] * len(mask_BT), gamma)
-    assert_close(gae(reward_BT, value_BT, mask_BT, lam, gamma), expected_BT)
+def test_gae_is_its_definition(draw, length_B, lam, gamma):
+    reward_R, value_R = draw(), draw()
+    expected = gae_by_definition(reward_R, value_R, length_B, [lam] * len(length_B), gamma)
+    advantage_R = gae(reward_R, value_R, length_B, lam, gamma)
+    assert advantage_R.tolist() == pytest.approx(expected) and advantage_R.dtype == torch.float64
 
 
-def test_gae_with_one_lambda_a_response_is_its_definition(draw, mask_BT):
-    reward_BT, value_BT, lam_B = draw(), draw(), torch.linspace(0, 1, len(mask_BT), dtype=torch.float64)
-    assert_close(gae(reward_BT, value_BT, mask_BT, lam_B), gae_by_definition(reward_BT, value_BT, mask_BT, lam_B.tolist(), 1.0))
+def test_gae_with_one_lambda_a_response_is_its_definition(draw, length_B):
+    reward_R, value_R, lam_B = draw(), draw(), torch.linspace(0, 1, len(length_B), dtype=torch.float64)
+    expected = gae_by_definition(reward_R, value_R, length_B, lam_B.tolist(), 1.0)
+    assert gae(reward_R, value_R, length_B, lam_B).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_gae_rounds_as_a_recursion_through_each_response(draw, length_B, gamma):
+    reward_R, value_R, lam_B = draw().float(), draw().float(), torch.linspace(0.3, 1, len(length_B))
+    expected_R = gae_row_by_row(reward_R, value_R, length_B, lam_B, gamma)
+    assert torch.equal(gae(reward_R, value_R, length_B, lam_B, gamma), expected_R)
+
+
+def test_gae_of_bfloat16_values_is_float32(draw, length_B):
+    reward_R, value_R = draw().bfloat16(), draw().bfloat16()
+    advantage_R = gae(reward_R, value_R, length_B, 0.999)
+    assert advantage_R.dtype == torch.float32
+    assert torch.equal(advantage_R, gae(reward_R.float(), value_R.float(), length_B, 0.999))
 
 
 @pytest.mark.parametrize("lam", LAMBDAS)
-def test_gae_takes_a_scalar_for_equal_lambdas(draw, mask_BT, lam):
-    reward_BT, value_BT = draw(), draw()
-    lam_B = torch.full((len(mask_BT),), lam, dtype=torch.float64)
-    assert_close(gae(reward_BT, value_BT, mask_BT, lam), gae(reward_BT, value_BT, mask_BT, lam_B), rtol=0, atol=0)
+def test_gae_takes_a_scalar_for_equal_lambdas(draw, length_B, lam):
+    reward_R, value_R = draw(), draw()
+    lam_B = torch.full((len(length_B),), lam, dtype=torch.float64)
+    assert torch.equal(gae(reward_R, value_R, length_B, lam), gae(reward_R, value_R, length_B, lam_B))
 
 
 def test_gae_by_hand():
-    reward_BT, value_BT = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.2]])
-    advantage_BT = gae(reward_BT, value_BT, torch.ones(1, 2, dtype=torch.bool), lam=0.5)
-    assert_close(advantage_BT, torch.tensor([[-0.3 + 0.5 * 0.8, 1.0 - 0.2]]))
+    advantage_R = gae(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.2]), torch.tensor([2]), lam=0.5)
+    assert_close(advantage_R, torch.tensor([-0.3 + 0.5 * 0.8, 1.0 - 0.2]))
+
+
+def test_gae_with_lambda_0_is_the_one_step_td_error(draw, length_B):
+    reward_R, value_R = draw(), draw()
+    next_values = [x for value_T in value_R.split(length_B.tolist()) for x in [*value_T.tolist()[1:], 0.0]]
+    assert_close(gae(reward_R, value_R, length_B, 0.0, 0.9), reward_R + 0.9 * torch.tensor(next_values) - value_R)
+
+
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, 1e9])
+def test_gae_of_a_response_does_not_depend_on_the_others(draw, length_B, junk):
+    reward_R, value_R, other_B = draw(), draw(), torch.arange(len(length_B)) % 2 == 1
+    advantage_R = gae(reward_R, value_R, length_B, 0.9)
+    other_R = other_B.repeat_interleave(length_B)
+    disturbed_R = gae(torch.where(other_R, junk, reward_R), torch.where(other_R, junk, value_R), length_B, 0.9)
+    assert torch.equal(disturbed_R[~other_R], advantage_R[~other_R])
+
+
+def test_gae_has_no_gradient_and_leaves_its_inputs_alone(draw, length_B):
+    reward_R, value_R = draw(), draw()
+    before = reward_R.clone(), value_R.clone(), length_B.clone()
+    assert not gae(reward_R.requires_grad_(), value_R.requires_grad_(), length_B, 0.9).requires_grad
+    assert all(map(torch.equal, before, (reward_R, value_R, length_B)))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
+def test_the_monte_carlo_return_is_the_discounted_reward_still_to_come(length_B, gamma):
+    reward_B = torch.linspace(-1, 1, len(length_B), dtype=torch.float64)
+    expected = [
+        reward * gamma ** (length - 1 - t)
+        for reward, length in zip(reward_B.tolist(), length_B.tolist(), strict=True)
+        for t in range(length)
+    ]
+    return_R = monte_carlo_return(reward_B, length_B, gamma)
+    assert return_R.tolist() == pytest.approx(expected) and return_R.dtype == torch.float64
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-def test_gae_with_lambda_1_is_the_monte_carlo_return_minus_the_value(draw, mask_BT, gamma):
-    reward_BT, value_BT = draw(), draw()
-    advantage_BT = gae(reward_BT, value_BT, mask_BT, 1.0, gamma)
-    for row, mask_T in enumerate(mask_BT):
-        rewards, return_, returns = reward_BT[row, mask_T].tolist(), 0.0, []
-        for reward in reversed(rewards):
-            return_ = reward + gamma * return_
-            returns.insert(0, return_)
-        assert (advantage_BT + value_BT)[row, mask_T].tolist() == pytest.approx(returns)
-
-
-def test_gae_with_lambda_1_has_the_outcome_as_target_of_every_token(draw, mask_BT):
-    reward_B = torch.tensor([1.0, -1, 1, -1, 1, -1, 1, -1], dtype=torch.float64)
-    value_BT = draw()
-    target_BT = gae(terminal_reward(reward_B, mask_BT), value_BT, mask_BT, lam=1.0) + value_BT
-    assert_close(target_BT[mask_BT], reward_B[:, None].expand(mask_BT.shape)[mask_BT])
-
-
-def test_gae_with_lambda_0_is_the_one_step_td_error(draw):
-    reward_BT, value_BT = draw(), draw()
-    next_value_BT = torch.cat([value_BT[:, 1:], torch.zeros(len(value_BT), 1)], dim=1)
-    advantage_BT = gae(reward_BT, value_BT, torch.ones_like(value_BT, dtype=torch.bool), 0.0, 0.9)
-    assert_close(advantage_BT, reward_BT + 0.9 * next_value_BT - value_BT)
-
-
-@pytest.mark.parametrize("lam", LAMBDAS)
-def test_gae_with_holes_equals_gae_of_the_compressed_tokens(draw, mask_BT, lam):
-    reward_BT, value_BT, row = draw(), draw(), 4
-    kept_T = mask_BT[row]
-    assert kept_T.tolist() == [True, False, True, True, False, True]
-    with_holes_BT = gae(reward_BT, value_BT, mask_BT, lam)
-    compressed_BT = gae(reward_BT[None, row, kept_T], value_BT[None, row, kept_T], torch.ones(1, 4, dtype=torch.bool), lam)
-    assert_close(with_holes_BT[row, kept_T], compressed_BT[0])
-    assert not with_holes_BT[~mask_BT].any()
-
-
-@pytest.mark.parametrize("lam", LAMBDAS)
-def test_gae_ignores_junk(draw, mask_BT, assert_ignores_junk, lam):
-    assert_ignores_junk(lambda reward_BT, value_BT: gae(reward_BT, value_BT, mask_BT, lam), draw(), draw())
-
-
-def test_gae_has_no_gradient(draw, mask_BT):
-    assert not gae(draw().requires_grad_(), draw().requires_grad_(), mask_BT, 0.9).requires_grad
+def test_the_monte_carlo_return_is_the_target_of_gae_with_lambda_1(draw, length_B, gamma):
+    reward_B, value_R = torch.linspace(-1, 1, len(length_B), dtype=torch.float64), draw()
+    target_R = gae(terminal_reward(reward_B, length_B), value_R, length_B, 1.0, gamma) + value_R
+    assert_close(monte_carlo_return(reward_B, length_B, gamma), target_R)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vapo.algorithms import masked_fill, masked_whiten, sequence_mean, token_mean
+from vapo.algorithms import masked, masked_fill, sequence_mean, token_mean, token_sum, whiten
 
 
 def rows_of_tokens(x_BT, mask_BT):
@@ -70,41 +70,47 @@ def test_means_ignore_junk(draw, mask_BT, assert_ignores_junk, mean):
     assert_ignores_junk(lambda x_BT: mean(x_BT, mask_BT, 7), draw())
 
 
-def test_masked_whiten_is_its_definition(draw, mask_BT):
-    x_BT = 3 * draw() + 5
-    tokens = x_BT[mask_BT].tolist()
+@pytest.fixture(params=[2**16, 7], ids=["one chunk", "chunks of 7"])
+def chunks(request, monkeypatch):
+    monkeypatch.setattr(masked, "CHUNK", request.param)
+
+
+@pytest.fixture
+def x_R(draw, mask_BT):
+    return draw()[mask_BT]
+
+
+def test_token_sum_is_its_definition(x_R, chunks):
+    other_R = x_R.flip(0) + 2
+    found = token_sum(lambda x, y: (x - y).abs(), x_R.float(), other_R.float())
+    expected = sum(abs(x - y) for x, y in zip(x_R.float().tolist(), other_R.float().tolist(), strict=True))
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_whiten_is_its_definition(x_R, chunks):
+    x_R = 3 * x_R + 5
+    tokens = x_R.tolist()
     mean, deviation = statistics.fmean(tokens), statistics.stdev(tokens)  # stdev divides by n - 1
-    white_BT = masked_whiten(x_BT, mask_BT)
-    assert white_BT[mask_BT].tolist() == pytest.approx([(x - mean) / deviation for x in tokens])
-    assert not white_BT[~mask_BT].any()
+    assert whiten(x_R).tolist() == pytest.approx([(x - mean) / deviation for x in tokens])
 
 
-def test_masked_whiten_gives_mean_0_and_variance_1(draw, mask_BT):
-    white_R = masked_whiten(3 * draw() + 5, mask_BT)[mask_BT]
+def test_whiten_gives_mean_0_and_variance_1(x_R, chunks):
+    white_R = whiten(3 * x_R + 5)
     assert white_R.mean().item() == pytest.approx(0, abs=1e-9)
     assert white_R.var(correction=1).item() == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1, 1e8), (100, 0), (7, -3)])
-def test_masked_whiten_ignores_shift_and_scale(draw, mask_BT, scale, shift):
-    x_BT = draw()
-    assert_close(masked_whiten(scale * x_BT + shift, mask_BT), masked_whiten(x_BT, mask_BT), rtol=1e-6, atol=1e-6)
+def test_whiten_ignores_shift_and_scale(x_R, scale, shift):
+    assert_close(whiten(scale * x_R + shift), whiten(x_R), rtol=1e-6, atol=1e-6)
 
 
-def test_masked_whiten_of_equal_or_single_tokens_is_zero(mask_BT):
-    assert masked_whiten(torch.full(mask_BT.shape, 2.0), mask_BT).tolist() == torch.zeros(mask_BT.shape).tolist()
-    assert masked_whiten(torch.tensor([[2.0, 9.0]]), torch.tensor([[True, False]])).tolist() == [[0.0, 0.0]]
+def test_whiten_of_equal_or_single_tokens_is_zero(x_R):
+    assert whiten(torch.full((9,), 2.0)).tolist() == [0.0] * 9
+    assert whiten(torch.tensor([2.0])).tolist() == [0.0]
 
 
-def test_masked_whiten_keeps_the_dtype(draw, mask_BT):
-    assert masked_whiten(draw().float(), mask_BT).dtype == torch.float32
-
-
-def test_masked_whiten_ignores_junk(draw, mask_BT, assert_ignores_junk):
-    assert_ignores_junk(lambda x_BT: masked_whiten(x_BT.detach(), mask_BT), draw())
-
-
-def test_masked_whiten_gradient_ignores_nan(draw, mask_BT):
-    x_BT = torch.where(mask_BT, draw(), torch.nan).requires_grad_()
-    (masked_whiten(x_BT, mask_BT) * draw()).sum().backward()
-    assert x_BT.grad[mask_BT].isfinite().all()
+def test_whiten_keeps_the_dtype_and_its_input_and_has_no_gradient(x_R, chunks):
+    leaf_R = x_R.float().requires_grad_()
+    before, white_R = leaf_R.detach().clone(), whiten(leaf_R)
+    assert white_R.dtype == torch.float32 and not white_R.requires_grad and torch.equal(leaf_R, before)

@@ -25,26 +25,8 @@ def test_overlong_penalty_has_the_values_of_dapo(length, penalty):
     assert overlong_penalty(torch.tensor([length]), 20480, 4096).item() == penalty
 
 
-def test_terminal_reward_is_its_definition(mask_BT):
-    reward_B = torch.arange(1.0, 9.0)
-    expected_BT = [[0.0] * 6 for _ in mask_BT]
-    for row, mask in enumerate(mask_BT.tolist()):
-        last = max((t for t, keep in enumerate(mask) if keep), default=None)
-        if last is not None:
-            expected_BT[row][last] = row + 1.0
-    assert terminal_reward(reward_B, mask_BT).tolist() == expected_BT
-
-
-@pytest.mark.parametrize(
-    ("mask", "expected"),
-    [("1111", "0001"), ("1100", "0100"), ("1011", "0001"), ("1010", "0010"), ("0100", "0100"), ("0000", "0000")],
-)
-def test_terminal_reward_sits_on_the_last_unmasked_token(mask, expected):
-    mask_BT = torch.tensor([[character == "1" for character in mask]])
-    assert terminal_reward(torch.tensor([-1.0]), mask_BT).tolist() == [[-float(character) + 0.0 for character in expected]]
-
-
-@pytest.mark.parametrize("junk", [torch.nan, torch.inf])
-def test_terminal_reward_of_a_response_without_tokens_vanishes(junk):
-    mask_BT = torch.tensor([[False, False], [True, False]])
-    assert terminal_reward(torch.tensor([junk, 1.0]), mask_BT).tolist() == [[0.0, 0.0], [1.0, 0.0]]
+@pytest.mark.parametrize("lengths", [[3, 1, 4, 2], [1], [1, 1], [5]])
+def test_terminal_reward_is_on_the_last_token_of_each_response(lengths):
+    reward_B = torch.arange(1.0, 1.0 + len(lengths))
+    expected = [row + 1.0 if t == length - 1 else 0.0 for row, length in enumerate(lengths) for t in range(length)]
+    assert terminal_reward(reward_B, torch.tensor(lengths)).tolist() == expected

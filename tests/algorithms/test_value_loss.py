@@ -51,56 +51,59 @@ def test_value_loss_ignores_junk(draw, mask_BT, assert_ignores_junk, inputs, cli
     assert_ignores_junk(loss, *[draw() for _ in range(inputs)])
 
 
-def explained(value_BT, return_BT, mask_BT):
-    return explained_variance(explained_variance_sums(value_BT, return_BT, mask_BT)).item()
+@pytest.fixture
+def draw_tokens(draw, mask_BT):
+    """`draw_tokens()`: another normal number for each of 18 flat tokens."""
+    return lambda: draw()[mask_BT]
 
 
-def test_explained_variance_is_its_definition(draw, mask_BT):
-    return_BT = draw()
-    value_BT = return_BT + 0.5 * draw() + 0.3
-    errors = [r - v for r, v in zip(return_BT[mask_BT].tolist(), value_BT[mask_BT].tolist(), strict=True)]
-    expected = 1 - pvariance(errors) / pvariance(return_BT[mask_BT].tolist())
-    assert explained(value_BT, return_BT, mask_BT) == pytest.approx(expected)
+def explained(value_R, return_R):
+    return explained_variance(explained_variance_sums(value_R, return_R)).item()
+
+
+def test_explained_variance_is_its_definition(draw_tokens):
+    return_R = draw_tokens()
+    value_R = return_R + 0.5 * draw_tokens() + 0.3
+    errors = [r - v for r, v in zip(return_R.tolist(), value_R.tolist(), strict=True)]
+    assert explained(value_R, return_R) == pytest.approx(1 - pvariance(errors) / pvariance(return_R.tolist()))
 
 
 def test_explained_variance_sums_are_n_r_r2_error_and_error2():
-    value_BT, return_BT, mask_BT = (
-        torch.tensor([[1.0, 2.0, 9.0]]),
-        torch.tensor([[3.0, 5.0, 9.0]]),
-        torch.tensor([[True, True, False]]),
-    )
-    sums = explained_variance_sums(value_BT, return_BT, mask_BT)
+    sums = explained_variance_sums(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]))
     assert sums.tolist() == [2, 3 + 5, 9 + 25, 2 + 3, 4 + 9]
     assert sums.dtype == torch.float64
 
 
+def test_explained_variance_sums_of_segments_are_those_of_each_segments_tokens(draw_tokens):
+    value_R, return_R, lengths = draw_tokens().float(), draw_tokens().float(), [0, 3, 9, 0, 1, 11, 0]
+    sums_S5 = explained_variance_sums(value_R, return_R, torch.tensor(lengths))
+    expected_S5 = [explained_variance_sums(*pair) for pair in zip(value_R.split(lengths), return_R.split(lengths), strict=True)]
+    assert_close(sums_S5, torch.stack(expected_S5), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("offset", [0.0, 0.7, -100.0])
-def test_explained_variance_is_1_for_a_perfect_critic_and_0_for_a_constant(draw, mask_BT, offset):
-    return_BT = draw()
-    assert explained(return_BT + offset, return_BT, mask_BT) == pytest.approx(1)
-    assert explained(torch.full_like(return_BT, offset), return_BT, mask_BT) == pytest.approx(0, abs=1e-9)
+def test_explained_variance_is_1_for_a_perfect_critic_and_0_for_a_constant(draw_tokens, offset):
+    return_R = draw_tokens()
+    assert explained(return_R + offset, return_R) == pytest.approx(1)
+    assert explained(torch.full_like(return_R, offset), return_R) == pytest.approx(0, abs=1e-9)
 
 
-def test_explained_variance_is_negative_for_a_critic_worse_than_a_constant(draw, mask_BT):
-    return_BT = draw()
-    assert explained(-return_BT, return_BT, mask_BT) == pytest.approx(-3)
+def test_explained_variance_is_negative_for_a_critic_worse_than_a_constant(draw_tokens):
+    return_R = draw_tokens()
+    assert explained(-return_R, return_R) == pytest.approx(-3)
 
 
 @pytest.mark.parametrize("return_", [-1.0, 0.0, 0.1, 1.0])
-def test_explained_variance_is_0_where_there_is_nothing_to_explain(draw, mask_BT, return_):
-    return_BT = torch.full_like(draw(), return_)
-    assert explained(draw(), return_BT, mask_BT) == 0
-    assert explained(return_BT, return_BT, mask_BT) == 0
-    assert explained(return_BT, return_BT, torch.zeros_like(mask_BT)) == 0
+def test_explained_variance_is_0_where_there_is_nothing_to_explain(draw_tokens, return_):
+    return_R = torch.full_like(draw_tokens(), return_)
+    assert explained(draw_tokens(), return_R) == 0
+    assert explained(return_R, return_R) == 0
+    assert explained(return_R[:0], return_R[:0]) == 0
 
 
 @pytest.mark.parametrize("splits", [1, 2, 4, 8])
-def test_explained_variance_sums_add_up_over_micro_batches_and_ranks(draw, mask_BT, splits):
-    value_BT, return_BT = draw(), draw()
-    parts = zip(value_BT.chunk(splits), return_BT.chunk(splits), mask_BT.chunk(splits), strict=True)
+def test_explained_variance_sums_add_up_over_micro_batches_and_ranks(draw_tokens, splits):
+    value_R, return_R = draw_tokens(), draw_tokens()
+    parts = zip(value_R.chunk(splits), return_R.chunk(splits), strict=True)
     together = explained_variance(torch.stack([explained_variance_sums(*part) for part in parts]).sum(0))
-    assert together.item() == pytest.approx(explained(value_BT, return_BT, mask_BT))
-
-
-def test_explained_variance_ignores_junk(draw, mask_BT, assert_ignores_junk):
-    assert_ignores_junk(lambda v_BT, r_BT: explained_variance(explained_variance_sums(v_BT, r_BT, mask_BT)), draw(), draw())
+    assert together.item() == pytest.approx(explained(value_R, return_R))

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from tests.completions import completion_of
 
 from vapo.analysis.critic_truth import by_place, critic_against_truth
-from vapo.types import Completion, Prompt, Rollout, SamplingParams, Status, Verdict
+from vapo.types import Prompt, Rollout, SamplingParams, Status, Verdict
 from vapo.verifiers.sums import SumsVerifier
 
 LETTERS = "_!0123456789+-=;?:A"
@@ -24,22 +25,21 @@ class KnownEngine:
         for number, request in enumerate(requests):
             text = "".join(LETTERS[i] for i in request.prompt_ids)
             digit = "4" if text.endswith(":7-") and number % 4 else "5"
-            found.append(Completion(tuple(LETTERS.index(c) for c in f"3=4;A{digit}!"), (0.0,) * 7, True))
+            found.append(completion_of([LETTERS.index(c) for c in f"3=4;A{digit}!"]))
         return found
 
 
 def against_truth(sampling: SamplingParams, engine: KnownEngine | None = None) -> pd.DataFrame:
     tokens = tuple(LETTERS.index(c) for c in "7-3=4;A4!")
     prompt = Prompt(0, "7-3:", "4", tuple(LETTERS.index(c) for c in "7-3:"))
-    rollout = Rollout(prompt, 0, Completion(tokens, (0.0,) * 9, True), "7-3=4;A4", Verdict(Status.CORRECT, "4"))
+    rollout = Rollout(prompt, 0, completion_of(tokens), Verdict(Status.CORRECT, "4"))
     module = SimpleNamespace(
-        sampler=SimpleNamespace(engine=engine or KnownEngine()),
+        sampler=SimpleNamespace(engine=engine or KnownEngine(), decode=lambda ids: "".join(LETTERS[i] for i in ids if i > 1)),
         actor=SimpleNamespace(language_model=None),
         critic=None,
         actor_updates=3,
         sampling=sampling,
         learners={"critic": SimpleNamespace(per_token=lambda batch, critic: torch.arange(9) / 10)},
-        tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(LETTERS[i] for i in ids if i > 1)),
     )
     return critic_against_truth(module, [rollout], SumsVerifier(), positions=4, continuations=8, seed=0)
 

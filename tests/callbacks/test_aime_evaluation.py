@@ -1,9 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
+from tests.completions import completion_of
 
 from vapo.callbacks.aime_evaluation import EVALUATION_STEP, AIMEEvaluation, scores
-from vapo.types import Completion, Prompt, Rollout, SamplingParams, Status, Verdict
+from vapo.types import Prompt, Rollout, SamplingParams, Status, Verdict
 
 SAMPLING = SamplingParams(temperature=1.0, top_p=0.7, max_new_tokens=9)
 
@@ -14,8 +15,8 @@ def hand_made(table):
     for i, row in enumerate(table):
         for j, answer in enumerate(row):
             status = Status.NO_ANSWER if answer is None else Status.CORRECT if answer == "1" else Status.WRONG
-            completion = Completion((2,) * (j + 1), (0.0,) * (j + 1), True)
-            rollouts.append(Rollout(Prompt(i, "", "1", (3,)), i, completion, "", Verdict(status, answer)))
+            response = completion_of([2] * (j + 1))
+            rollouts.append(Rollout(Prompt(i, "", "1", (3,)), i, response, Verdict(status, answer)))
     return rollouts
 
 

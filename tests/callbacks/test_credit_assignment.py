@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from tests.completions import completion_of
 from tests.runs import CREDIT, config_for, run
 
 from vapo.algorithms import ActorCritic
@@ -12,7 +13,7 @@ from vapo.callbacks.credit_assignment import NAMES, CreditAssignment, MarkedResp
 from vapo.data.prompts import SumsPrompts
 from vapo.models.actor import load_tokenizer
 from vapo.rollout.collate import collate
-from vapo.types import Completion, Prompt, Rollout, Status, Verdict
+from vapo.types import Prompt, Rollout, Status, Verdict
 
 TEXTS = ["7-3=4;4+5=8;8+9=7;A7", "7-3=?4;4+5=9;9+9=?;A9", "7-3=?;7+5=0;0+9=9;A9"]
 FIRST_SLIPS = [1, 2, 0]
@@ -27,13 +28,13 @@ def datamodule(tmp_path):
 def rollout(datamodule, text: str) -> Rollout:
     tokens = (*datamodule.source.tokenizer.encode(text), 1)
     prompt = Prompt(0, "7-3+5+9:", "8", tuple(datamodule.source.tokenizer.encode("7-3+5+9:")))
-    return Rollout(prompt, 0, Completion(tokens, (0.0,) * len(tokens), True), text, Verdict(Status.WRONG, text[-1]))
+    return Rollout(prompt, 0, completion_of(tokens), Verdict(Status.WRONG, text[-1]))
 
 
 def measured(datamodule, value_of) -> dict[str, float]:
     """What the callback records for the critic `value_of(text index, token index)`, the value before each token."""
     callback, recorded = CreditAssignment(3, 1), {}
-    callback._marked = [CreditAssignment._mark(datamodule, rollout(datamodule, text)) for text in TEXTS]
+    callback._marked = [CreditAssignment._mark(datamodule, rollout(datamodule, text), text) for text in TEXTS]
     callback._batch = collate([marked.rollout for marked in callback._marked])
     value_R = torch.tensor([value_of(i, t) for i, text in enumerate(TEXTS) for t in range(len(text) + 1)])
     module = SimpleNamespace(
@@ -52,14 +53,14 @@ def result_index(text_index: int) -> int:
 
 def test_marks_the_first_unrepaired_slip(datamodule):
     for text, slip in zip(TEXTS, FIRST_SLIPS, strict=True):
-        marked = CreditAssignment._mark(datamodule, rollout(datamodule, text))
+        marked = CreditAssignment._mark(datamodule, rollout(datamodule, text), text)
         assert isinstance(marked, MarkedResponse) and marked.slip == slip
         assert [text[i - 1] for i in marked.result_indices] == ["="] * 3
 
 
 def test_leaves_out_responses_without_a_slip_to_find(datamodule):
     for text in ("A3", "7-3=4;4+5=9;9+9=8;A7", "7-3=?4;4+5=9;9+9=8;A8", "nonsense"):
-        assert CreditAssignment._mark(datamodule, rollout(datamodule, text)) is None
+        assert CreditAssignment._mark(datamodule, rollout(datamodule, text), text) is None
 
 
 def test_a_critic_that_knows_scores_one(datamodule):

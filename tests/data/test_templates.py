@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from tests.completions import completion_of
 from tests.runs import CONFIGS
 from tests.tokenizers import LLAMA, QWEN, make_tokenizer
 
 from vapo.data.templates import Template
 from vapo.micro_batches import micro_batches
 from vapo.rollout.collate import collate
-from vapo.types import Completion, Prompt, Rollout, Status, Verdict
+from vapo.types import Prompt, Rollout, Status, Verdict
 
 TEMPLATES = sorted(Path(CONFIGS, "templates").glob("*.txt"))
 
@@ -56,7 +57,7 @@ def test_ids_and_mask_of_a_rollout_token_by_token(tmp_path):
     (prompt_ids,) = template.encode([text])
     response = (*(tokenizer.convert_tokens_to_ids(c) for c in "ok"), tokenizer.eos_token_id)
     rollouts = [
-        Rollout(Prompt(0, text, "7", prompt_ids), 0, Completion(ids, (-1.0,) * len(ids), True), "", Verdict(Status.WRONG))
+        Rollout(Prompt(0, text, "7", prompt_ids), 0, completion_of(ids, -1.0), Verdict(Status.WRONG))
         for ids in (response, response[1:])
     ]
     batch = collate(rollouts)

@@ -63,7 +63,7 @@ def compare(folder: Path, names: list[str]) -> None:
                     assert n == m
                     if "lora_A" in n or (kind == "lora" and n == "head.weight"):  # drawn in another order, alike on all ranks
                         drawn = full(q).detach()
-                        assert drawn.abs().max() > 0 and sum_over_ranks(drawn).equal(drawn * world_size())
+                        assert drawn.abs().max() > 0 and sum_over_ranks(drawn.clone()).equal(drawn * world_size())
                         p.data.copy_(drawn)
                     assert torch.equal(p, full(q)), (name, kind, n)
                     part = q.to_local()  # type: ignore[attr-defined]

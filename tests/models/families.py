@@ -53,7 +53,7 @@ def build(family: str, attention: str = "sdpa") -> tuple[Actor, MicroBatch]:
     engine.load_weights(actor, 0)
     completions = engine.generate([Request(p, seed) for seed, p in enumerate(prompts)], SamplingParams(max_new_tokens=40))
     pairs = zip(prompts, completions, strict=True)
-    rollouts = [Rollout(Prompt(0, "", "", p), 0, completion, "", Verdict(Status.WRONG)) for p, completion in pairs]
+    rollouts = [Rollout(Prompt(0, "", "", p), 0, completion, Verdict(Status.WRONG)) for p, completion in pairs]
     (micro,) = micro_batches(collate(rollouts), 10**6)
     return actor, micro
 

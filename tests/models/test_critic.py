@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.completions import completion_of
 from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
@@ -13,7 +14,7 @@ from vapo.models import critic as critic_file
 from vapo.models.critic import Critic
 from vapo.models.loading import LoadOptions
 from vapo.rollout.collate import collate
-from vapo.types import Completion, Rollout
+from vapo.types import Rollout
 
 
 @pytest.fixture
@@ -46,9 +47,9 @@ def test_a_value_is_of_the_state_before_its_token(critic, make_rollout):
     rollout = make_rollout(random.Random(0), 4, 6, True, 0)
     before = values(critic, [rollout])[0]
     for t in range(6):
-        ids = list(rollout.completion.token_ids)
+        ids = rollout.completion.token_ids.tolist()
         ids[t] = 2 + (ids[t] + 1) % 18
-        changed = Rollout(rollout.prompt, 0, Completion(tuple(ids), rollout.completion.logprobs, True), "", rollout.verdict)
+        changed = Rollout(rollout.prompt, 0, completion_of(ids), rollout.verdict)
         after = values(critic, [changed])[0]
         assert after[: t + 1] == pytest.approx(before[: t + 1], abs=1e-6)
         assert all(abs(new - old) > 1e-3 for new, old in zip(after[t + 1 : t + 2], before[t + 1 : t + 2], strict=True))

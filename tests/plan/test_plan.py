@@ -1,19 +1,26 @@
 """A plan's numbers: by hand where they add up, and against the same step on real tensors."""
 
 import json
+import random
+from dataclasses import fields
 
 import pytest
+import torch
 import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import open_dict
 from tests.runs import CONFIGS
 
 from vapo.models.loading import SIZES
 from vapo.plan.check import measure, predict, small_model
 from vapo.plan.plan import gpu_table, plan
-from vapo.plan.sizes import Setting, dimensions, kv_token_bytes, model_config
+from vapo.plan.sizes import Setting, dimensions, host_bytes_per_rank, kv_token_bytes, model_config
 from vapo.plan.step import step_memory
+from vapo.plan.time import Work, host_seconds
+from vapo.rollout.collate import collate
+from vapo.rollout.gather import gather_rollouts
 from vapo.run.resolvers import register
 
 HIDDEN, LAYERS, VOCABULARY = 128, 2, 512
@@ -77,6 +84,29 @@ def test_offloaded_parts_leave_the_gpu_and_shared_engines_are_smaller(two_ranks,
     assert here["engine weights"] == engine and offloaded["engine weights"] == engine / 4
     assert here["total"] - offloaded["total"] == pytest.approx(moved + engine * 3 / 4)
     assert kv_token_bytes(model, 2) == 2 * LAYERS * (HIDDEN // 128) * 64 * 2
+
+
+def test_host_memory_is_what_the_arrays_of_a_step_hold(make_rollout, tmp_path):
+    config = plan_config(tmp_path, "algorithm.whiten_advantages=true")
+    algorithm = instantiate(config.algorithm)
+    rollouts = gather_rollouts([make_rollout(random.Random(i), 1, 5000 + i, i % 2, i // 2) for i in range(8)])
+    batch = collate(rollouts)
+    batch = batch.replace(value_R=torch.zeros(len(batch.token_N) - 8), old_logprob_R=torch.zeros(len(batch.token_N) - 8))
+    batch = algorithm.credit(batch)
+    arrays = [x for r in rollouts for x in (r.completion.token_ids, r.completion.logprobs)]
+    tensors = [getattr(batch, field.name) for field in fields(batch) if field.name[-1] in "RN"]
+    limit, count = config.rollout.sampling.max_new_tokens, config.data.rollouts_per_step
+    scale = count * limit * config.cluster.response_share / sum(5000 + i for i in range(8))
+    found = host_bytes_per_rank(config, algorithm)
+    assert found["rollouts"] == pytest.approx(scale * sum(x.nbytes for x in arrays))
+    assert found["batch"] == pytest.approx(scale * sum(x.nbytes for x in tensors if x is not None), rel=1e-3)  # but for prompts
+    assert found["temporary, in credit"] < 0.1 * found["batch"]  # reward and TD errors are gone before the targets come
+    config.algorithm.critic_lambda = None  # then targets are estimated as advantages are, beside these
+    assert host_bytes_per_rank(config, instantiate(config.algorithm))["temporary, in credit"] > 0.1 * found["batch"]
+
+
+def test_seconds_of_the_host_are_linear_in_response_tokens():
+    assert host_seconds(Work(1000, 200.0, 5000.0, 20480, 1, 1), 90.0) == pytest.approx(1000 * 5000 * 90e-9)
 
 
 def test_a_run_that_does_not_fit_says_so_and_what_would_help(tmp_path):

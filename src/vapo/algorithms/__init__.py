@@ -3,6 +3,7 @@
 from vapo.algorithms.actor_critic import ActorCritic as ActorCritic
 from vapo.algorithms.advantages import gae as gae
 from vapo.algorithms.advantages import length_adaptive_lambda as length_adaptive_lambda
+from vapo.algorithms.advantages import monte_carlo_return as monte_carlo_return
 from vapo.algorithms.diagnostics import auroc_at as auroc_at
 from vapo.algorithms.diagnostics import clip_indicators as clip_indicators
 from vapo.algorithms.diagnostics import entropy as entropy
@@ -17,9 +18,10 @@ from vapo.algorithms.group_relative import GroupRelative as GroupRelative
 from vapo.algorithms.groups import group_advantage as group_advantage
 from vapo.algorithms.groups import group_fractions as group_fractions
 from vapo.algorithms.masked import masked_fill as masked_fill
-from vapo.algorithms.masked import masked_whiten as masked_whiten
 from vapo.algorithms.masked import sequence_mean as sequence_mean
 from vapo.algorithms.masked import token_mean as token_mean
+from vapo.algorithms.masked import token_sum as token_sum
+from vapo.algorithms.masked import whiten as whiten
 from vapo.algorithms.mismatch import masked_ratio as masked_ratio
 from vapo.algorithms.mismatch import sequence_mask as sequence_mask
 from vapo.algorithms.mismatch import truncated_ratio as truncated_ratio

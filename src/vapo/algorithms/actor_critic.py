@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vapo.algorithms.advantages import gae, length_adaptive_lambda
-from vapo.algorithms.masked import masked_whiten, token_mean
+from vapo.algorithms.advantages import gae, length_adaptive_lambda, monte_carlo_return
+from vapo.algorithms.masked import token_mean, whiten
 from vapo.algorithms.policy_gradient import Normalizers, PolicyGradient, require
 from vapo.algorithms.rewards import terminal_reward
 from vapo.algorithms.value_loss import value_loss
@@ -57,18 +57,19 @@ class ActorCritic(PolicyGradient):
             batch: must have `value_R`.
             monte_carlo: True during value pretraining (technique 1): value targets are plain returns, as with critic_lambda 1.
         """
-        assert batch.value_R is not None
-        mask_BT, value_BT = batch.mask_BT, batch.pad(batch.value_R)
-        reward_BT = terminal_reward(self.reward(batch), mask_BT)
-        actor_lambda = self.policy_lambda(batch)
-        critic_lambda = actor_lambda if self.critic_lambda is None else self.critic_lambda
-        if monte_carlo:
-            critic_lambda = 1.0
-        advantage_BT = gae(reward_BT, value_BT, mask_BT, actor_lambda, self.gamma)
-        target_BT = gae(reward_BT, value_BT, mask_BT, critic_lambda, self.gamma) + value_BT
-        if self.whiten_advantages:  # mean 0, variance 1 over all response tokens of the step; targets stay as they are
-            advantage_BT = masked_whiten(advantage_BT, mask_BT)
-        return batch.replace(advantage_R=advantage_BT[mask_BT], target_R=target_BT[mask_BT])
+        value_R, length_B, actor_lambda = batch.value_R, batch.response_length_B, self.policy_lambda(batch)
+        assert value_R is not None
+
+        def estimate(lam: Tensor | float) -> Tensor:
+            return gae(terminal_reward(self.reward(batch), length_B), value_R, length_B, lam, self.gamma)
+
+        # whitened: mean 0, variance 1 over all response tokens of the step; targets stay as they are
+        advantage_R = whiten(estimate(actor_lambda)) if self.whiten_advantages else estimate(actor_lambda)
+        if monte_carlo or self.critic_lambda == 1:
+            target_R = self.monte_carlo_return(batch)
+        else:
+            target_R = estimate(actor_lambda if self.critic_lambda is None else self.critic_lambda) + value_R
+        return batch.replace(advantage_R=advantage_R, target_R=target_R)
 
     def policy_lambda(self, batch: Batch) -> Tensor:
         """lambda_B of the policy's advantages: by length, or the same for all (technique 3)."""
@@ -78,9 +79,7 @@ class ActorCritic(PolicyGradient):
 
     def monte_carlo_return(self, batch: Batch) -> Tensor:
         """return_R: the discounted reward still to come at each token. Explained variance is measured against it."""
-        mask_BT = batch.mask_BT
-        reward_BT = terminal_reward(self.reward(batch), mask_BT)
-        return gae(reward_BT, torch.zeros_like(reward_BT), mask_BT, 1.0, self.gamma)[mask_BT]
+        return monte_carlo_return(self.reward(batch), batch.response_length_B, self.gamma)
 
     def critic_loss(self, value_R: Tensor, micro: MicroBatch, counts: Normalizers) -> Tensor:
         """This micro-batch's part of the critic's loss: (V - target)² / 2, a mean over tokens at any loss_aggregation (A20).

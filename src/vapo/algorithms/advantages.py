@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from vapo.algorithms.masked import masked_fill
-
 
 def length_adaptive_lambda(length_B: Tensor, alpha: float) -> Tensor:
     """One lambda per response, so that the horizon of credit grows with its length (VAPO Eq 5).
@@ -25,35 +23,58 @@ def length_adaptive_lambda(length_B: Tensor, alpha: float) -> Tensor:
     return (1.0 - 1.0 / window_B).clamp(min=0.0)
 
 
-def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, lam: float | Tensor, gamma: float = 1.0) -> Tensor:
+def gae(reward_R: Tensor, value_R: Tensor, length_B: Tensor, lam: float | Tensor, gamma: float = 1.0) -> Tensor:
     """Generalized advantage estimation (VAPO Eq 3; arXiv 1506.02438 Eq 16).
 
         Âₜ = δₜ + γ λ Âₜ₊₁,    δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
-    It runs over the unmasked tokens only, as if the others were cut out: a masked slot inside a response (a tool's output)
-    passes the next token's value and advantage through. After the last token V and Â are 0, even if the response was cut at its
-    length limit (vapo.md A5). The value target is `gae(..., lam=critic's) + value`; with λ = 1 it is the Monte-Carlo return.
+    After a response's last token V and Â are 0, even if it was cut at its length limit (vapo.md A5). The k-th step of the loop
+    computes Â of the k-th token from the end of every response that long; sorted by length, those are the first rows.
 
     Args:
-        reward_BT: reward of each token.
-        value_BT: value of the state before each token.
-        mask_BT: True on response tokens.
+        reward_R: reward of each token. Slots that are not the policy's (a tool's output) must be cut out beforehand, here and
+            below: the recursion runs as if they had never been there.
+        value_R: value of the state before each token, in units of reward.
+        length_B: tokens of each response; they add up to R.
         lam: lambda in [0, 1], one for all or one per response of shape (B,).
         gamma: discount in [0, 1]; 1 throughout the paper.
 
     Returns:
-        advantage_BT, 0 in masked slots, no gradient, at least float32.
+        advantage_R in units of reward, no gradient, at least float32: bfloat16 would round lambda to 1.
     """
-    dtype = torch.promote_types(value_BT.dtype, torch.float)  # bfloat16 would round lambda to 1
-    reward_BT, value_BT = reward_BT.detach().to(dtype), masked_fill(value_BT, mask_BT).detach().to(dtype)
-    lam_B = torch.as_tensor(lam, dtype=dtype, device=value_BT.device).expand(value_BT.shape[0])
-    next_value_B = torch.zeros_like(lam_B)
-    next_advantage_B = torch.zeros_like(lam_B)
-    advantage_BT = torch.zeros_like(value_BT)
-    for t in reversed(range(value_BT.shape[1])):
-        delta_B = reward_BT[:, t] + gamma * next_value_B - value_BT[:, t]
-        advantage_B = delta_B + gamma * lam_B * next_advantage_B
-        next_value_B = torch.where(mask_BT[:, t], value_BT[:, t], next_value_B)
-        next_advantage_B = torch.where(mask_BT[:, t], advantage_B, next_advantage_B)
-        advantage_BT[:, t] = masked_fill(advantage_B, mask_BT[:, t])
-    return advantage_BT
+    dtype = torch.promote_types(value_R.dtype, torch.float)
+    reward_R, value_R, last_B = reward_R.detach().to(dtype), value_R.detach().to(dtype), length_B.cumsum(0) - 1
+    advantage_R = torch.zeros_like(value_R)  # first Vₜ₊₁, then δₜ, then Âₜ
+    advantage_R[:-1] = value_R[1:]
+    advantage_R[last_B] = 0
+    advantage_R.mul_(gamma).add_(reward_R).sub_(value_R)
+    order_B = length_B.argsort(descending=True)
+    decay_B = (gamma * torch.as_tensor(lam, dtype=dtype, device=value_R.device).expand(len(length_B)))[order_B]
+    token_B, next_B = last_B[order_B], torch.zeros_like(decay_B)
+    for rows in (len(length_B) - length_B.bincount().cumsum(0))[:-1].tolist():  # responses longer than 0, 1, 2, … tokens
+        live_B = token_B[:rows]
+        next_B = advantage_R.index_select(0, live_B) + decay_B[:rows] * next_B[:rows]
+        advantage_R.index_copy_(0, live_B, next_B)
+        live_B -= 1
+    return advantage_R
+
+
+def monte_carlo_return(reward_B: Tensor, length_B: Tensor, gamma: float = 1.0) -> Tensor:
+    """return_R: the reward at a response's end, discounted by the tokens still to come: γ^(l - 1 - t) R at token t.
+
+    It is the value target with λ = 1 (VAPO section 4.1), for which the TD errors of Eq 3 telescope, so it needs no values.
+
+    Args:
+        reward_B: R, one reward per response, at its last token.
+        length_B: l, tokens of each response.
+        gamma: discount in [0, 1]; 1 throughout the paper.
+    """
+    return_R = spread(reward_B, length_B)
+    if gamma == 1:
+        return return_R
+    return torch.cat([gamma ** torch.arange(length - 1, -1, -1, dtype=return_R.dtype) for length in length_B.tolist()]) * return_R
+
+
+def spread(x_B: Tensor, length_B: Tensor) -> Tensor:
+    """x_R: each response's number at each of its tokens. (`repeat_interleave` would need an int64 index of every token.)"""
+    return torch.cat([x.expand(length) for x, length in zip(x_B, length_B.tolist(), strict=True)])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vapo.algorithms.advantages import spread
 from vapo.algorithms.diagnostics import KL_ESTIMATORS
 from vapo.algorithms.groups import group_advantage
 from vapo.algorithms.masked import masked_fill
@@ -54,7 +55,7 @@ class GroupRelative(PolicyGradient):
         """Gives every token of a response its response's advantage within the group."""
         assert not monte_carlo, "there is no critic to pretrain"
         advantage_B = group_advantage(self.reward(batch), batch.group_B, self.divide_by_std)
-        return batch.replace(advantage_R=advantage_B.repeat_interleave(batch.response_length_B))
+        return batch.replace(advantage_R=spread(advantage_B, batch.response_length_B))
 
     def actor_loss(self, logprob_R: Tensor, micro: MicroBatch, counts: Normalizers) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds beta * KL(policy || initial policy), estimated at the sampled tokens within limits, to the shared loss."""

@@ -1,11 +1,15 @@
-"""Masked means and whitening. A masked slot may hold anything, NaN included: it is replaced before any arithmetic.
+"""Masked means, and whitening of flat tokens. A masked slot may hold anything, NaN included: it is replaced before any arithmetic.
 
 Every mean divides by a denominator that the caller counted over the whole optimizer minibatch (all micro-batches, all ranks),
 so that losses of micro-batches add up to the loss of the minibatch.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+CHUNK = 2**16  # tokens whose float64 copy exists at a time
 
 
 def masked_fill(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -39,16 +43,27 @@ def sequence_mean(x_BT: Tensor, mask_BT: Tensor, total_sequences: Tensor | float
     return (masked_fill(x_BT, mask_BT).sum(-1) / length_B).sum() / max(float(total_sequences), 1.0)
 
 
-def masked_whiten(x_BT: Tensor, mask_BT: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Shifts to mean 0 and scales to variance 1 over the unmasked tokens; masked slots become 0 (vapo.md A10).
+def token_sum(term: Callable[..., Tensor], *x_R: Tensor) -> float:
+    """Σ term(x) over flat tokens, in float64, which is made for CHUNK tokens at a time.
+
+    Args:
+        term: element by element, of as many tensors as there are `x_R`.
+    """
+    parts = zip(*(x.split(CHUNK) for x in x_R), strict=True)
+    return sum(term(*(part.double() for part in chunk)).sum().item() for chunk in parts)
+
+
+def whiten(x_R: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Shifts to mean 0 and scales to variance 1 over the flat tokens `x_R`, without gradient (vapo.md A10).
 
         (x - mean) / sqrt(var + epsilon), var with Bessel's correction
 
     Sums are taken in float64, in two passes, so that a large mean costs no precision. A single token becomes 0.
     """
-    filled_BT = masked_fill(x_BT, mask_BT).double()
-    count = mask_BT.sum()
-    centered_BT = masked_fill(filled_BT - filled_BT.sum() / count.clamp(min=1), mask_BT)
-    square = (centered_BT**2).sum()
-    variance = square / (count - 1).clamp(min=1)
-    return (centered_BT / (variance + epsilon).sqrt()).to(x_BT.dtype)
+    x_R = x_R.detach()
+    mean = token_sum(lambda x: x, x_R) / len(x_R)
+    deviation = (token_sum(lambda x: (x - mean) ** 2, x_R) / max(len(x_R) - 1, 1) + epsilon) ** 0.5
+    white_R = torch.empty_like(x_R)
+    for part, white in zip(x_R.split(CHUNK), white_R.split(CHUNK), strict=True):
+        white.copy_((part.double() - mean) / deviation)
+    return white_R

@@ -24,13 +24,13 @@ def overlong_penalty(length_B: Tensor, max_length: int, buffer: int) -> Tensor:
     return ((max_length - buffer - length_B.float()) / buffer).clamp(-1.0, 0.0)
 
 
-def terminal_reward(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
-    """Puts each response's reward on its last unmasked token, EOS or not, and 0 everywhere else (VAPO section 2).
+def terminal_reward(reward_B: Tensor, length_B: Tensor) -> Tensor:
+    """reward_R: each response's reward on its last token, EOS or not, and 0 everywhere else (VAPO section 2).
 
     Args:
         reward_B: one reward per response.
-        mask_BT: True on response tokens; a row without any gets no reward.
+        length_B: tokens of each response, >= 1.
     """
-    position_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-    last_B = torch.where(mask_BT, position_T, -1).amax(-1)
-    return torch.where(position_T == last_B[:, None], reward_B[:, None], torch.zeros_like(reward_B)[:, None])
+    reward_R = reward_B.new_zeros(int(length_B.sum()))
+    reward_R[length_B.cumsum(0) - 1] = reward_B
+    return reward_R

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from vapo.algorithms.masked import masked_fill
-
 
 def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None = None, clip_value: float | None = None) -> Tensor:
     """Half the squared error, per token (VAPO section 2; vapo.md A20).
@@ -25,13 +23,23 @@ def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None 
     return 0.5 * error_BT
 
 
-def explained_variance_sums(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
+def explained_variance_sums(value_R: Tensor, return_R: Tensor, length_S: Tensor | None = None) -> Tensor:
     """The five sums `(n, R, R^2, R-V, (R-V)^2)` over tokens, float64: add them over micro-batches and ranks, then
-    call `explained_variance`. Averaging explained variances of parts would be meaningless."""
-    return_BT = masked_fill(return_BT, mask_BT).double()
-    error_BT = return_BT - masked_fill(value_BT, mask_BT).double()
-    sums = [mask_BT.sum().double(), return_BT.sum(), (return_BT**2).sum(), error_BT.sum(), (error_BT**2).sum()]
-    return torch.stack(sums)
+    call `explained_variance`. Averaging explained variances of parts would be meaningless.
+
+    Args:
+        value_R, return_R: the critic's value and the Monte-Carlo return at each token.
+        length_S: to sum separately over the first tokens, the next ones and so on: how many in each of these segments.
+
+    Returns:
+        Sums of shape (S, 5), or of shape (5,) without `length_S`.
+    """
+    return_R = return_R.double()
+    error_R = return_R - value_R.double()
+    columns = (torch.ones_like(return_R), return_R, return_R**2, error_R, error_R**2)
+    if length_S is None:
+        return torch.stack([x_R.sum() for x_R in columns])
+    return torch.stack([torch.segment_reduce(x_R, "sum", lengths=length_S) for x_R in columns], -1)
 
 
 def explained_variance(sums: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from vapo.types import Rollout, Status
 
 
 def samples_frame(rollouts: list[Rollout], first_problem: int, k: int) -> pd.DataFrame:
-    """A row per sample, problem after problem: problem, sample, prompt, reference, response, status, answer, length (tokens, EOS
-    included), finished (False: cut at the length limit), token_ids, logprobs (of the sampler)."""
+    """A row per sample, problem after problem: problem, sample, prompt, reference, status, answer, length (tokens, EOS included),
+    finished (False: cut at the length limit), token_ids, logprobs (of the sampler)."""
     return pd.DataFrame(
         [
             {
@@ -16,13 +16,12 @@ def samples_frame(rollouts: list[Rollout], first_problem: int, k: int) -> pd.Dat
                 "sample": i % k,
                 "prompt": rollout.prompt.text,
                 "reference": rollout.prompt.reference,
-                "response": rollout.text,
                 "status": rollout.verdict.status.value,
                 "answer": rollout.verdict.answer,
                 "length": len(rollout.completion.token_ids),
                 "finished": rollout.completion.finished,
-                "token_ids": list(rollout.completion.token_ids),
-                "logprobs": list(rollout.completion.logprobs),
+                "token_ids": rollout.completion.token_ids,
+                "logprobs": rollout.completion.logprobs,
             }
             for i, rollout in enumerate(rollouts)
         ]

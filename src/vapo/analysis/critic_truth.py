@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -39,15 +40,15 @@ def critic_against_truth(
         places = {len(tokens) * k // positions: k / positions for k in reversed(range(positions))}  # in a short one, some coincide
         for at, place in sorted(places.items()):
             rows.append((i, at, place, values[i][at].item(), 1.0 if rollout.correct else -1.0))
-            prefix = (*rollout.prompt.token_ids, *tokens[:at])
+            prefix = (*rollout.prompt.token_ids, *tokens[:at].tolist())
             requests += [Request(prefix, sampling_seed(seed, at, i, sample)) for sample in range(continuations)]
     left = SamplingParams(module.sampling.temperature, module.sampling.top_p, module.sampling.max_new_tokens)
     completions = engine.generate(requests, left)
     correct = []
     for number, completion in enumerate(completions):
         i, at, *_ = rows[number // continuations]
-        ids = [*rollouts[i].completion.token_ids[:at], *completion.token_ids]
-        text = str(module.tokenizer.decode(ids, skip_special_tokens=True))
+        ids = np.concatenate([rollouts[i].completion.token_ids[:at], completion.token_ids])
+        text = module.sampler.decode(ids)
         ended = completion.finished and len(ids) <= module.sampling.max_new_tokens  # training would have cut it
         correct.append(ended and verifier(text, rollouts[i].prompt.reference).status is Status.CORRECT)
     truth = outcome_reward(torch.tensor(correct)).view(-1, continuations).mean(-1).tolist()

@@ -78,7 +78,9 @@ class CreditAssignment(Callback):
             indices = range(draw * self.responses, (draw + 1) * self.responses)
             prompts = [datamodule.source.prompt(index, FIXED_SEED) for index in indices]
             rollouts = module.sampler.sample(prompts, 1, sampling, FIXED_SEED, 0)
-            marked += [found for rollout in rollouts if (found := self._mark(datamodule, rollout)) is not None]
+            texts = [module.sampler.decode(rollout.completion.token_ids) for rollout in rollouts]
+            found = [self._mark(datamodule, rollout, text) for rollout, text in zip(rollouts, texts, strict=True)]
+            marked += [response for response in found if response is not None]
             if len(marked) >= self.responses:
                 return marked[: self.responses]
         if not marked:
@@ -86,8 +88,8 @@ class CreditAssignment(Callback):
         return marked
 
     @staticmethod
-    def _mark(datamodule: Any, rollout: Rollout) -> MarkedResponse | None:
-        steps = datamodule.source.trace(rollout.prompt, rollout.text)
+    def _mark(datamodule: Any, rollout: Rollout, text: str) -> MarkedResponse | None:
+        steps = datamodule.source.trace(rollout.prompt, text)
         slips = [i for i, step in enumerate(steps) if not step.right and not step.repaired]
         if rollout.correct or not slips or len(steps) < 2:
             return None

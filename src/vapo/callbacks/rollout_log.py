@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from lightning import Callback, Trainer
 
 from vapo.module import RLModule
@@ -27,30 +28,31 @@ class RolloutLog(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         if module.rl_step % self.every_n_steps != 0 or not trainer.is_global_zero or module.batch is None:
             return
-        batch, lengths = module.batch, module.batch.response_length_B.tolist()
+        rollouts = module.rollouts[: self.max_rollouts]
+        batch = module.batch.select(torch.arange(len(rollouts)))
+        rewards, lengths = module.algorithm.reward(batch).tolist(), batch.response_length_B.tolist()
         per_token = {
             name: [piece.tolist() for piece in x_R.split(lengths)]
             for name, x_R in (("values", batch.value_R), ("advantages", batch.advantage_R), ("targets", batch.target_R))
             if x_R is not None
         }
-        rewards = module.algorithm.reward(batch).tolist()
         rows = [
             {
                 "rl_step": module.rl_step,
                 "group": rollout.group,
                 "prompt": rollout.prompt.text,
-                "response": rollout.text,
+                "response": module.sampler.decode(rollout.completion.token_ids),
                 "reference": rollout.prompt.reference,
                 "answer": rollout.verdict.answer,
                 "status": rollout.verdict.status.value,
                 "reward": rewards[i],
                 "length": lengths[i],
                 "finished": rollout.completion.finished,
-                "token_ids": list(rollout.completion.token_ids),
-                "sampler_logprobs": list(rollout.completion.logprobs),
+                "token_ids": rollout.completion.token_ids.tolist(),
+                "sampler_logprobs": rollout.completion.logprobs.tolist(),
                 **{name: values[i] for name, values in per_token.items()},
             }
-            for i, rollout in enumerate(module.rollouts[: self.max_rollouts])
+            for i, rollout in enumerate(rollouts)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{module.rl_step:06d}.parquet"

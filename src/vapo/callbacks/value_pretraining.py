@@ -116,7 +116,7 @@ class ValuePretraining(Callback):
         assert self._heldout is not None and isinstance(module.algorithm, ActorCritic)
         value_R = module.learners["critic"].per_token(self._heldout, module.critic)
         return_R = module.algorithm.monte_carlo_return(self._heldout)
-        sums = explained_variance_sums(value_R, return_R, torch.ones_like(return_R, dtype=torch.bool))
+        sums = explained_variance_sums(value_R, return_R)
         return explained_variance(sums).item()
 
     def _make_key(self, trainer: Trainer, module: RLModule) -> dict[str, str]:

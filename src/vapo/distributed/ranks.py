@@ -33,9 +33,8 @@ def rank_slice(size: int, ranks_per_engine: int = 1) -> slice:
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of every rank's CPU tensor, on all ranks; `x` itself when there is one rank."""
+    """Sums every rank's CPU tensor `x` in place, on all ranks; returns it."""
     if world_size() > 1:
-        x = x.clone()
         dist.all_reduce(x)
     return x
 

@@ -26,7 +26,7 @@ from vapo.plan.sizes import (
 )
 from vapo.plan.step import StepMemory, fake_ranks, step_memory
 from vapo.plan.text import text
-from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, sync_seconds, update_seconds
+from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, host_seconds, sync_seconds, update_seconds
 from vapo.run.record import provenance
 from vapo.run.training import check_algorithm, quiet_libraries
 
@@ -197,6 +197,7 @@ def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory
     seconds = {
         "generate": generate_seconds(machines, work, actor, BYTES[now.dtype], kv, at_once, now.tensor_parallel),
         "weight sync": sync_seconds(machines, actor, BYTES[config.model.dtype]),
+        "host": host_seconds(work, cluster.host_ns_per_token),
     }
     for name, parameters in memory.parameters.items():
         seconds[f"annotate {name}"] = annotate_seconds(machines, work, model, parameters, compute)
@@ -208,10 +209,10 @@ def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory
 
 
 def run_hours(config: DictConfig, seconds: dict[str, float]) -> dict[str, float]:
-    """Hours of the whole run. A step of value pretraining has only generation and the critic's phases."""
+    """Hours of the whole run. A step of value pretraining has only generation, the host's work and the critic's phases."""
     policy_steps, pretraining = config.module.policy_steps, config.algorithm.get("value_pretraining_steps", 0)
     step = sum(seconds.values())
-    frozen = sum(time for name, time in seconds.items() if name in ("generate", "annotate critic", "update critic"))
+    frozen = sum(time for name, time in seconds.items() if name in ("generate", "host", "annotate critic", "update critic"))
     hours = (policy_steps * step + pretraining * frozen) / 3600
     return {
         "policy_steps": policy_steps,

@@ -12,10 +12,10 @@ from vapo.plan.live_memory import LiveMemory
 from vapo.plan.step import full_batch
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# bytes per response token in a `Rollout`: a Python int and float, and a pointer to each
-ROLLOUT_TOKEN_BYTES = 32 + 24 + 2 * 8
-# bytes per response token in a `Batch`: the token, and sampler's and actor's log-probability, value, advantage and target
-BATCH_TOKEN_BYTES = 8 + 5 * 4
+# bytes per response token in the arrays of all `Rollout`s: the token and its log-probability
+ROLLOUT_TOKEN_BYTES = 4 + 4
+# bytes per response token in a `Batch`: the token, sampler's and actor's log-probability, and value; then advantage and target
+ANNOTATED_TOKEN_BYTES, CREDIT_TOKEN_BYTES = 4 + 3 * 4, 2 * 4
 
 
 def check_cluster(cluster: DictConfig) -> None:
@@ -108,13 +108,15 @@ def longest(config: DictConfig) -> int:
     return int(prompt + config.rollout.sampling.max_new_tokens)
 
 
-def credit_slot_bytes(algorithm: PolicyGradient) -> float:
-    """Peak bytes per padded response token while advantages are computed. Counted on a small batch, because it is linear."""
-    batch = full_batch(4096, 64, 1)
+def credit_token_bytes(algorithm: PolicyGradient) -> float:
+    """Peak bytes per response token that `credit` adds, results included. Counted on a small batch, because it is linear."""
     memory = LiveMemory()
-    with memory, memory.phase("credit"):
-        algorithm.credit(batch)
-    return memory.peak["credit"] / batch.mask_BT.numel()
+    with memory:
+        batch = full_batch(2**20, 2**8, 1)
+        before = memory.bytes
+        with memory.phase("credit"):
+            algorithm.credit(batch)
+    return (memory.peak["credit"] - before) / len(batch.sampler_logprob_R)
 
 
 def host_bytes_per_rank(config: DictConfig, algorithm: PolicyGradient) -> dict[str, float]:
@@ -122,9 +124,9 @@ def host_bytes_per_rank(config: DictConfig, algorithm: PolicyGradient) -> dict[s
     limit, rollouts = config.rollout.sampling.max_new_tokens, config.data.rollouts_per_step
     tokens = rollouts * limit * config.cluster.response_share
     return {
-        "rollouts as Python objects": tokens * ROLLOUT_TOKEN_BYTES,
-        "batch, flat": tokens * BATCH_TOKEN_BYTES,
-        "credit, padded to the longest": rollouts * limit * credit_slot_bytes(algorithm),
+        "rollouts": tokens * ROLLOUT_TOKEN_BYTES,
+        "batch": tokens * (ANNOTATED_TOKEN_BYTES + CREDIT_TOKEN_BYTES),
+        "temporary, in credit": tokens * max(0.0, credit_token_bytes(algorithm) - CREDIT_TOKEN_BYTES),
     }
 
 

@@ -171,7 +171,7 @@ def full_batch(microbatch_tokens: int, longest: int, micro_batches_in_all: int) 
     per_token = {name: torch.zeros(size * (length - 1)) for name in ("value_R", "advantage_R", "target_R")}
     below_zero = torch.full((size * (length - 1),), -1.0)
     return Batch(
-        token_N=torch.ones(size * length, dtype=torch.long),
+        token_N=torch.ones(size * length, dtype=torch.int32),
         prompt_length_B=torch.ones(size, dtype=torch.long),
         response_length_B=response_B,
         group_B=torch.zeros(size, dtype=torch.long),

@@ -12,6 +12,7 @@ ASSUMED = (
     "network_utilization",
     "response_share",
     "prompt_tokens",
+    "host_ns_per_token",
 )
 
 

@@ -1,4 +1,4 @@
-"""Estimated seconds of each phase of an RL step, from data sheet rates and assumed utilizations; never measured."""
+"""Estimated seconds of each phase of an RL step, from data sheet rates and assumed utilizations; on GPUs never measured."""
 
 from dataclasses import dataclass
 
@@ -77,6 +77,11 @@ def generate_seconds(
 
     alone = work.longest_response * step(1.0)  # the longest response takes at least this
     return max(work.response * responses / at_once * step(at_once), alone)
+
+
+def host_seconds(work: Work, ns_per_token: float) -> float:
+    """Everything between the GPUs' phases: every rank gathers, collates, credits and reports all response tokens on one core."""
+    return work.rollouts * work.response * ns_per_token * 1e-9
 
 
 def sync_seconds(machines: Machines, parameters: int, weight_bytes: int) -> float:

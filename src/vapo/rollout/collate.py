@@ -1,7 +1,6 @@
 """Collates rollouts into one ragged `Batch`."""
 
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 
@@ -11,13 +10,13 @@ from vapo.types import Batch, Rollout
 def collate(rollouts: Sequence[Rollout]) -> Batch:
     """Concatenates rollouts, in order, into one batch."""
     completions = [rollout.completion for rollout in rollouts]
-    tokens = chain.from_iterable((*r.prompt.token_ids, *r.completion.token_ids) for r in rollouts)
+    prompts = {ids: torch.tensor(ids, dtype=torch.int32) for ids in {rollout.prompt.token_ids for rollout in rollouts}}
     return Batch(
-        token_N=torch.tensor(list(tokens)),
+        token_N=torch.cat([x for r in rollouts for x in (prompts[r.prompt.token_ids], torch.from_numpy(r.completion.token_ids))]),
         prompt_length_B=torch.tensor([len(r.prompt.token_ids) for r in rollouts]),
         response_length_B=torch.tensor([len(c.token_ids) for c in completions]),
         group_B=torch.tensor([r.group for r in rollouts]),
         correct_B=torch.tensor([r.correct for r in rollouts]),
         truncated_B=torch.tensor([not c.finished for c in completions]),
-        sampler_logprob_R=torch.tensor(list(chain.from_iterable(c.logprobs for c in completions))),
+        sampler_logprob_R=torch.cat([torch.from_numpy(c.logprobs) for c in completions]),
     )

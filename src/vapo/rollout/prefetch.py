@@ -5,9 +5,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from vapo.distributed.ranks import raise_on_all_ranks
+from vapo.rollout.gather import Outline, flat, rollouts_of
 from vapo.types import Completion, Prompt, Rollout, Status, Verdict
 
 Work = Callable[[], list[Rollout]]  # this rank's share of a step's rollouts; it must not communicate with other ranks
@@ -49,21 +51,39 @@ class Prefetch:
         running, restored, self._running, self._restored = self._running, self._restored, None, None
         return restored if running is None else gather(running.result)
 
-    def state_dict(self, gather: Callable[[Work], list[Rollout]]) -> list[dict[str, Any]] | None:
-        """All ranks' rollouts as plain values, or None; waits for a running prefetch."""
+    def state_dict(self, gather: Callable[[Work], list[Rollout]]) -> dict[str, Any] | None:
+        """All ranks' rollouts as plain values and tensors, or None; waits for a running prefetch."""
         rollouts = self._restored if self._running is None else gather(self._running.result)
-        return None if rollouts is None else [_plain(rollout) for rollout in rollouts]
+        return None if rollouts is None else _plain(rollouts)
 
-    def load_state_dict(self, state: list[dict[str, Any]] | None) -> None:
-        self._restored = None if state is None else [_rollout(**fields) for fields in state]
-
-
-def _plain(rollout: Rollout) -> dict[str, Any]:
-    fields = asdict(rollout)
-    fields["verdict"]["status"] = rollout.verdict.status.value
-    return fields
+    def load_state_dict(self, state: dict[str, Any] | list[dict[str, Any]] | None) -> None:
+        self._restored = None if state is None else _rollouts(state)
 
 
-def _rollout(prompt: dict[str, Any], completion: dict[str, Any], verdict: dict[str, Any], group: int, text: str) -> Rollout:
+def _plain(rollouts: list[Rollout]) -> dict[str, Any]:
+    outlines = [Outline.of(rollout) for rollout in rollouts]
+    token_R, logprob_R = flat(rollouts, 0, sum(outline.length for outline in outlines))
+    number = {prompt: i for i, prompt in enumerate(dict.fromkeys(outline.prompt for outline in outlines))}
+    return {
+        "prompts": [asdict(prompt) for prompt in number],
+        "outlines": [(number[o.prompt], o.group, o.verdict.status.value, o.verdict.answer, o.finished, o.length) for o in outlines],
+        "token_R": token_R,
+        "logprob_R": logprob_R,
+    }
+
+
+def _rollouts(state: dict[str, Any] | list[dict[str, Any]]) -> list[Rollout]:
+    if isinstance(state, list):  # of an older checkpoint: one tuple of tokens for each
+        return [_old_rollout(**fields) for fields in state]
+    prompts = [Prompt(**prompt) for prompt in state["prompts"]]
+    outlines = [
+        Outline(prompts[number], group, Verdict(Status(status), answer), finished, length)
+        for number, group, status, answer, finished, length in state["outlines"]
+    ]
+    return rollouts_of(outlines, state["token_R"], state["logprob_R"])
+
+
+def _old_rollout(prompt: dict[str, Any], completion: dict[str, Any], verdict: dict[str, Any], group: int, text: str) -> Rollout:
+    token_ids, logprobs = np.array(completion["token_ids"], np.int32), np.array(completion["logprobs"], np.float32)
     judged = Verdict(Status(verdict["status"]), verdict["answer"])
-    return Rollout(Prompt(**prompt), group, Completion(**completion), text, judged)
+    return Rollout(Prompt(**prompt), group, Completion(token_ids, logprobs, completion["finished"]), judged)

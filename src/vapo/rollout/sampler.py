@@ -8,10 +8,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank, rank_slice
+from vapo.distributed.ranks import raise_on_all_ranks, rank, rank_slice
 from vapo.rollout.engine import Engine
+from vapo.rollout.gather import gather_rollouts
 from vapo.rollout.prefetch import Prefetch, Work
-from vapo.types import FAULTS, Completion, Prompt, Request, Rollout, SamplingParams, Status, Verdict
+from vapo.types import FAULTS, Completion, Int32, Prompt, Request, Rollout, SamplingParams, Status, Verdict
 from vapo.verifiers.base import Verifier
 
 
@@ -89,13 +90,11 @@ class Sampler:
             Request(prompts[group].token_ids, sampling_seed(seed, rl_step, prompts[group].index, sample))
             for group, sample in assignments
         ]
-        texts: dict[int, str] = {}
         verdicts: dict[int, Future[Verdict]] = {}
 
         def verify(i: int, completion: Completion) -> None:
-            texts[i] = str(self.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
             if completion.finished:
-                verdicts[i] = self.verifier.submit(texts[i], prompts[assignments[i][0]].reference)
+                verdicts[i] = self.verifier.submit(self.decode(completion.token_ids), prompts[assignments[i][0]].reference)
 
         with self.context():
             completions = self.engine.generate(requests, sampling, verify)
@@ -103,14 +102,18 @@ class Sampler:
         for i, completion in enumerate(completions):
             verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
             group = assignments[i][0]
-            rollouts.append(Rollout(prompts[group], group, completion, texts[i], verdict))
+            rollouts.append(Rollout(prompts[group], group, completion, verdict))
         return rollouts
+
+    def decode(self, token_ids: Int32) -> str:
+        """A response's text, without special tokens: what the verifier reads and logs show. Training reads its token ids."""
+        return str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
     def _gather(self, work: Work) -> list[Rollout]:
         """All ranks' rollouts on every rank. Ranks that share an engine have the same rollouts, which are gathered once."""
         with raise_on_all_ranks():
             part = work()
-        return gather_lists(part if rank() % self.engine.ranks_per_engine == 0 else [])
+        return gather_rollouts(part if rank() % self.engine.ranks_per_engine == 0 else [])
 
     def _check_faults(self, rollouts: Sequence[Rollout]) -> None:
         """Raises if the verifier failed on more than its `max_fault_share` of the rollouts: their rewards would be noise."""
@@ -121,9 +124,9 @@ class Sampler:
                 "problem set's answers, raise data.verifier.timeout, or data.verifier.max_fault_share if this is expected"
             )
 
-    def state_dict(self) -> list[dict[str, Any]] | None:
-        """Prefetched rollouts as plain values. They cannot be sampled again on resume: their weights are gone by then."""
+    def state_dict(self) -> dict[str, Any] | None:
+        """Prefetched rollouts as plain values and tensors. They cannot be sampled again on resume: their weights are gone."""
         return self.prefetched.state_dict(self._gather)
 
-    def load_state_dict(self, state: list[dict[str, Any]] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any] | list[dict[str, Any]] | None) -> None:
         self.prefetched.load_state_dict(state)

@@ -8,6 +8,7 @@ the batch when there are enough of them.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -51,10 +52,6 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tu
     return token_B1[:, 0], logprob_B1[:, 0]
 
 
-def completion(token_T: Tensor, logprob_T: Tensor, finished: bool) -> Completion:
-    return Completion(tuple(token_T.tolist()), tuple(logprob_T.tolist()), finished)
-
-
 def plain_attention(model: PreTrainedModel) -> bool:
     """Whether every layer attends to all tokens before it, by torch's own attention (SDPA), so that one boolean mask serves all.
 
@@ -74,6 +71,11 @@ def likeliest(probability_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         if bool((top.double().sum(-1) >= top_p).all()):
             return top.double(), token
     return probability_BV.double().sort(dim=-1, descending=True, stable=True)
+
+
+def _completion(token_T: Tensor, logprob_T: Tensor, finished: bool) -> Completion:
+    """Copies, not views: the engine's buffers are freed after each batch."""
+    return Completion(token_T.cpu().numpy().astype(np.int32), logprob_T.cpu().numpy().astype(np.float32), finished)
 
 
 class TorchEngine:
@@ -167,14 +169,11 @@ class TorchEngine:
 
         for step in range(steps):
             token_B, logprob_B = sample(logits_BV, uniform_TB[step, live_B], sampling)
-            token_BT[live_B, step], logprob_BT[live_B, step] = (
-                token_B,
-                logprob_B,
-            )  # of ended rows too: their responses are cut before
+            token_BT[live_B, step], logprob_BT[live_B, step] = token_B, logprob_B  # junk in ended rows: their responses are cut
             ends_B = torch.isin(token_B, eos) & ~ended_B
             ended = live_B[ends_B].tolist()  # the one wait for the device
             for row in ended:
-                yield row, completion(token_BT[row, : step + 1], logprob_BT[row, : step + 1], finished=True)
+                yield row, _completion(token_BT[row, : step + 1], logprob_BT[row, : step + 1], finished=True)
             left -= len(ended)
             if left == 0 or step == steps - 1:
                 break
@@ -193,7 +192,7 @@ class TorchEngine:
             position_B = position_B + 1
 
         for row in live_B[~(ended_B | ends_B)].tolist():
-            yield row, completion(token_BT[row], logprob_BT[row], finished=False)
+            yield row, _completion(token_BT[row], logprob_BT[row], finished=False)
 
     def _prefill(
         self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams

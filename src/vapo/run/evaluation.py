@@ -59,7 +59,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         if not file.exists():
             rollouts = sampler.sample(asked, config.k, sampling, config.seed, EVALUATION_STEP)
             partial_file = file.with_suffix(".partial")
-            samples_frame(rollouts, first, config.k).to_parquet(partial_file)
+            texts = [sampler.decode(rollout.completion.token_ids) for rollout in rollouts]
+            samples_frame(rollouts, first, config.k).assign(response=texts).to_parquet(partial_file)
             partial_file.replace(file)  # atomic
         files.append(pd.read_parquet(file))
         correct += int((files[-1]["status"] == Status.CORRECT).sum())

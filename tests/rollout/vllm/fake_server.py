@@ -182,12 +182,13 @@ class FakeServer:
             sampling = SamplingParams(parameters["temperature"], parameters["top_p"], longest)
             eos = parameters["stop_token_ids"] or [10**6]  # a token that is never sampled: the probe has no end
             completion = self._completion(Request(tuple(prompt_ids), parameters["seed"]), sampling, eos)
-            pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+            ids = completion.token_ids.tolist()
+            pairs = zip(ids, completion.logprobs.tolist(), strict=True)
             choice = {
-                "token_ids": list(completion.token_ids),
+                "token_ids": ids,
                 "logprobs": {"content": [{"token_id": token, "logprob": logprob} for token, logprob in pairs]},
                 "finish_reason": "stop" if completion.finished else "length",
-                "weight_versions": [{"version": self.label, "start": 0, "end": len(completion.token_ids)}],
+                "weight_versions": [{"version": self.label, "start": 0, "end": len(ids)}],
             }
         reply = {"choices": [choice]}
         return fault(self, reply) if fault else (200, json.dumps(reply))

@@ -87,7 +87,7 @@ def test_greedy_tokens_are_the_plain_engines(pair):
     engine, model = pair
     sampling, asked = SamplingParams(temperature=0.0, max_new_tokens=60), requests(12)
     ours, theirs = engine.generate(asked, sampling), plain(model, sampling, asked)
-    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+    assert [c.token_ids.tolist() for c in ours] == [c.token_ids.tolist() for c in theirs]
     assert [c.finished for c in ours] == [c.finished for c in theirs]
     for one, other in zip(ours, theirs, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
@@ -112,9 +112,9 @@ def test_log_probabilities_are_of_the_distribution_sampled_from(pair, temperatur
 def test_equal_seeds_give_equal_tokens_whatever_else_is_asked(tied):
     engine, _ = tied
     sampling, asked = SamplingParams(max_new_tokens=40), requests(8)
-    together = [c.token_ids for c in engine.generate(asked, sampling)]
-    assert together == [c.token_ids for c in engine.generate(asked, sampling)]
-    assert together[3:4] == [c.token_ids for c in engine.generate(asked[3:4], sampling)]
+    together = [tuple(c.token_ids.tolist()) for c in engine.generate(asked, sampling)]
+    assert together == [tuple(c.token_ids.tolist()) for c in engine.generate(asked, sampling)]
+    assert together[3:4] == [tuple(c.token_ids.tolist()) for c in engine.generate(asked[3:4], sampling)]
     assert len(set(together)) > 4
 
 

@@ -108,7 +108,7 @@ def move(model, scale):
 
 
 def tokens(completions):
-    return [completion.token_ids for completion in completions]
+    return [tuple(completion.token_ids.tolist()) for completion in completions]
 
 
 def disturbed(engine, asked, disturb):

@@ -72,7 +72,7 @@ def generate(engine, requests=REQUESTS, sampling=SAMPLING):
 
 def same(completions, others):
     """Equal but for the rounding of another batch."""
-    assert [c.token_ids for c in completions] == [c.token_ids for c in others]
+    assert [c.token_ids.tolist() for c in completions] == [c.token_ids.tolist() for c in others]
     assert [c.finished for c in completions] == [c.finished for c in others]
     for one, other in zip(completions, others, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)

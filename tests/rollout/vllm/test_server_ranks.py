@@ -30,7 +30,7 @@ def rank_main(folder, urls):
     model = make_model()
     engine = ServerEngine([EOS], urls, deadline_seconds=20, start_seconds=20)
     found = {"proof": engine.load_weights(Actor(model), 0), "label": engine.label}
-    found["tokens"] = [c.token_ids for c in engine.generate(requests(rank), SAMPLING)]
+    found["tokens"] = [c.token_ids.tolist() for c in engine.generate(requests(rank), SAMPLING)]
     original = server_engine.bucket_body
     server_engine.bucket_body = lambda bucket, folder: original({name: t for name, t in bucket.items() if "norm" not in name})
     try:
@@ -54,5 +54,5 @@ def test_two_ranks_share_servers_and_stop_alike(tmp_path):
     plain = TorchEngine([EOS])
     plain.load_weights(Actor(make_model()), 0)
     for rank, found in enumerate((one, other)):
-        assert found["tokens"] == [c.token_ids for c in plain.generate(requests(rank), SAMPLING)]
+        assert found["tokens"] == [c.token_ids.tolist() for c in plain.generate(requests(rank), SAMPLING)]
     assert [fake.labels for fake in fakes] == [[one["label"], one["label"].replace("/0", "/1")]] * 2  # sent once, not by each rank

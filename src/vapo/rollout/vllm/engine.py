@@ -202,9 +202,9 @@ class VLLMEngine:
 
 
 def _completion(output: Any) -> Completion:
-    ids = tuple(output.token_ids)
-    logprobs = tuple(entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True))
-    return Completion(ids, logprobs, finished=output.finish_reason == "stop")
+    ids = list(output.token_ids)
+    logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
+    return Completion(np.array(ids, np.int32), np.array(logprobs, np.float32), finished=output.finish_reason == "stop")
 
 
 class _random_state_kept:

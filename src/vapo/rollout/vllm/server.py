@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import numpy as np
 import safetensors.torch
 from torch import Tensor
 
@@ -135,15 +136,15 @@ def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) 
         ValueError, KeyError, TypeError: the reply is not a valid one.
     """
     (choice,) = reply["choices"]
-    ids, reason = tuple(choice["token_ids"]), choice["finish_reason"]
+    ids, reason = list(choice["token_ids"]), choice["finish_reason"]
     entries = choice["logprobs"]["content"]
-    logprobs = tuple(float(entry["logprob"]) for entry in entries)
+    logprobs = [float(entry["logprob"]) for entry in entries]
     labels = {span["version"] for span in choice["weight_versions"]}
     if labels != {expected.label}:
         raise ValueError(f"sampled with the weights {sorted(labels)}, not with {expected.label}")
     if not all(type(token) is int and 0 <= token < expected.vocabulary for token in ids):
         raise ValueError(f"token ids outside the vocabulary of {expected.vocabulary}")
-    if [entry["token_id"] for entry in entries] != list(ids):
+    if [entry["token_id"] for entry in entries] != ids:
         raise ValueError(f"{len(entries)} log-probabilities that do not belong to the {len(ids)} tokens")
     if not all(-9999 < logprob < 1e-4 and math.isfinite(logprob) for logprob in logprobs):  # -9999: vLLM's placeholder
         raise ValueError("log-probabilities that are not valid")
@@ -154,7 +155,7 @@ def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) 
         raise ValueError(f"finish reason {reason!r} does not match the tokens")
     if reason == "length" and len(ids) < longest:
         raise ValueError(f"cut after {len(ids)} tokens, but {longest} were allowed")
-    return Completion(ids, logprobs, finished=reason == "stop")
+    return Completion(np.array(ids, np.int32), np.array(logprobs, np.float32), finished=reason == "stop")
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def probe_gap(actor: Actor, requests: Sequence[Request], completions: Sequence[C
     """Mean difference, in nats, between the engine's and the actor's log-probabilities of the completions' tokens, outside of the
     caller's autocast. The actor may be sharded: all ranks must call this together."""
     pairs = zip(requests, completions, strict=True)
-    rollouts = [Rollout(Prompt(0, "", "", r.prompt_ids), 0, c, "", Verdict(Status.WRONG)) for r, c in pairs]
+    rollouts = [Rollout(Prompt(0, "", "", r.prompt_ids), 0, c, Verdict(Status.WRONG)) for r, c in pairs]
     device, was_training = device_of(actor), actor.training
     (micro,) = micro_batches(collate(rollouts), 10**9, device)
     with torch.autocast(device.type, enabled=False):

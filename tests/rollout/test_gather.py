@@ -1,0 +1,95 @@
+"""Rollouts of several ranks joined, and prefetched rollouts through a checkpoint, against the rollouts themselves."""
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import write_rollout
+from tests.ranks import run_on_ranks
+
+from vapo.distributed.ranks import rank
+from vapo.rollout.gather import gather_rollouts
+from vapo.rollout.prefetch import Prefetch
+from vapo.rollout.sampler import Sampler
+
+
+def five():
+    """Two groups of ragged rollouts: the same on every rank."""
+    rng = random.Random(0)
+    return [write_rollout(rng, 3, length, i % 2, i // 3, finished=i != 2) for i, length in enumerate([4, 1, 9, 2, 6])]
+
+
+def values(rollouts):
+    """Everything in rollouts, as values that compare."""
+    for completion in (rollout.completion for rollout in rollouts):
+        assert (completion.token_ids.dtype, completion.logprobs.dtype) == (np.int32, np.float32)
+    return [
+        (r.prompt, r.group, r.verdict, r.completion.finished, r.completion.token_ids.tolist(), r.completion.logprobs.tolist())
+        for r in rollouts
+    ]
+
+
+def gather_shares(folder: Path) -> None:
+    whole = five()
+    for cut in (2, 0, 5):  # with cut 0 the first rank has none, with 5 the second
+        found = gather_rollouts(whole[:cut] if rank() == 0 else whole[cut:])
+        assert values(found) == values(whole), cut
+    for engines, share in ((1, slice(rank() * 2, rank() * 3 + 2)), (2, slice(5))):  # two ranks of one engine have the same
+        sampler = Sampler(SimpleNamespace(ranks_per_engine=engines), None, None)  # type: ignore[arg-type]
+        assert values(sampler._gather(lambda share=share: whole[share])) == values(whole)
+    with pytest.raises(ValueError, match=r"no engine"):
+        sampler._gather(fails_on_rank_1)
+
+
+def fails_on_rank_1():
+    if rank() == 1:
+        raise ValueError("no engine")
+    return five()
+
+
+@pytest.mark.distributed
+def test_every_rank_gets_all_rollouts_once_in_the_order_of_ranks(tmp_path):
+    run_on_ranks(2, tmp_path, gather_shares)
+
+
+def test_one_process_gets_its_own():
+    assert values(gather_rollouts(five())) == values(five()) and gather_rollouts([]) == []
+
+
+def restored(state, file):
+    """Rollouts that `Prefetch` takes from a state which went through a checkpoint."""
+    torch.save(state, file)
+    prefetch = Prefetch()
+    prefetch.load_state_dict(torch.load(file, weights_only=True))
+    return prefetch.take(lambda work: pytest.fail("nothing runs"))
+
+
+def test_prefetched_rollouts_come_back_from_a_checkpoint(tmp_path):
+    prefetch = Prefetch()
+    prefetch.start(five)
+    state = prefetch.state_dict(lambda work: gather_rollouts(work()))
+    assert values(restored(state, tmp_path / "state.pt")) == values(five())
+    assert Prefetch().state_dict(lambda work: work()) is None
+
+
+def test_a_checkpoint_with_a_tuple_of_tokens_for_each_rollout_can_still_be_read(tmp_path):
+    rollouts = five()
+    state = [
+        {
+            "prompt": asdict(r.prompt),
+            "group": r.group,
+            "completion": {
+                "token_ids": tuple(r.completion.token_ids.tolist()),
+                "logprobs": tuple(r.completion.logprobs.tolist()),
+                "finished": r.completion.finished,
+            },
+            "text": "",
+            "verdict": {"status": r.verdict.status.value, "answer": r.verdict.answer},
+        }
+        for r in rollouts
+    ]
+    assert values(restored(state, tmp_path / "state.pt")) == values(rollouts)

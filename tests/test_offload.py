@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from tests.runs import metrics, run
 
 from vapo.learner import Learner
-from vapo.types import Batch, MicroBatch
+from vapo.types import MicroBatch
 
 
 @pytest.mark.parametrize("experiment", ["vapo_full", "grpo"])
@@ -32,9 +33,9 @@ def test_only_the_network_in_use_is_on_the_device_and_no_number_changes(
     monkeypatch.setattr(Learner, "move", lambda self, device, states: moves.append((self.name, device.type, states)))
     original = Learner.micro_batches
 
-    def micro_batches(self: Learner, batch: Batch) -> list[MicroBatch]:  # before every pass, with gradient or without
+    def micro_batches(self: Learner, *rollouts: Any) -> list[MicroBatch]:  # before every pass, with gradient or without
         assert here == {self.name}
-        return original(self, batch)
+        return original(self, *rollouts)
 
     monkeypatch.setattr(Learner, "micro_batches", micro_batches)
     run(tmp_path / "with", "module.offload=true", experiment=experiment)

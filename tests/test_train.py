@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.runs import CONFIGS, metrics, resume, run
+from torch import Tensor
 
 from vapo.learner import Learner
 from vapo.rollout.torch_engine import TorchEngine
@@ -67,13 +68,13 @@ def poison(patch: pytest.MonkeyPatch, times: int) -> list[int]:
     """The first `times` gradients of the actor after its first step hold a NaN."""
     original, poisoned, updates = Learner.step, [], []
 
-    def step(self: Learner, minibatch: Batch, dump: Path) -> None:
+    def step(self: Learner, batch: Batch, index_B: Tensor, dump: Path) -> None:
         if self.name == "actor":
             updates.append(len(updates))
             if updates[-1] >= 2 and len(poisoned) < times:  # two updates a step
                 next(self.network.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
                 poisoned.append(updates[-1])
-        original(self, minibatch, dump)
+        original(self, batch, index_B, dump)
 
     patch.setattr(Learner, "step", step)
     return poisoned
@@ -84,9 +85,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, mo
     poison(monkeypatch, 1)
     original = Learner.step
 
-    def step(self: Learner, minibatch: Batch, dump: Path) -> None:
+    def step(self: Learner, batch: Batch, index_B: Tensor, dump: Path) -> None:
         weights = next(self.network.parameters()).detach().clone()
-        original(self, minibatch, dump)
+        original(self, batch, index_B, dump)
         if self.name == "actor":
             before.append((next(self.network.parameters()).detach() - weights).abs().max())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tests.runs import config_for
+from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter
 
 import vapo.callbacks.rl_checkpoint
@@ -24,11 +25,11 @@ def note_gradients(folder: Path) -> None:
     """Saves whole gradients before every update, as `<number>_<network>.pt`, and the weights after the last."""
     original, numbers = Learner.step, iter(range(10**6))
 
-    def step(self: Learner, minibatch: Batch, dump: Path) -> None:
+    def step(self: Learner, batch: Batch, index_B: Tensor, dump: Path) -> None:
         gradients = {n: full(p.grad).clone() for n, p in self.network.named_parameters() if p.grad is not None}
         if rank() == 0:
             torch.save(gradients, folder / f"{next(numbers):03d}_{self.name}.pt")
-        original(self, minibatch, dump)
+        original(self, batch, index_B, dump)
 
     Learner.step = step  # type: ignore[method-assign]
 
@@ -55,13 +56,13 @@ def poison(at_rank: int) -> None:
     """A NaN in the loss of one rank's micro-batch, in the first update of the actor."""
     original, updates = Learner.update, []
 
-    def update(self: Learner, minibatch: Batch, loss: Any, dump: Path) -> None:
+    def update(self: Learner, batch: Batch, index_B: Tensor, loss: Any, dump: Path) -> None:
         def poisoned(micro: MicroBatch) -> torch.Tensor:
             return loss(micro) * float("nan")
 
         updates.append(self.name)
         first = self.name == "actor" and updates.count("actor") == 1
-        original(self, minibatch, poisoned if first and rank() == at_rank else loss, dump)
+        original(self, batch, index_B, poisoned if first and rank() == at_rank else loss, dump)
 
     Learner.update = update  # type: ignore[method-assign]
 

@@ -41,19 +41,21 @@ def micro_batches(
 def _cut(length_B: Tensor, max_tokens: int, ranks: int, similar: float) -> list[Tensor]:
     """Rollout indices of each micro-batch; the number of micro-batches is a multiple of `ranks`."""
     order_B = length_B.argsort(descending=True, stable=True)
-    pieces, start, tokens, width = [], 0, 0, 0
-    for row, length in enumerate(length_B[order_B].tolist()):
-        width = length if row == start or length < similar * width else width  # of the attention block that it would be in
-        if row > start and tokens + width > max_tokens:
-            pieces.append(order_B[start:row])
-            start, tokens, width = row, 0, length
+    lengths = length_B[order_B].tolist()
+    starts, tokens, width = [0], 0, 0
+    for row, length in enumerate(lengths):
+        width = length if row == starts[-1] or length < similar * width else width  # of the attention block that it would be in
+        if row > starts[-1] and tokens + width > max_tokens:
+            starts.append(row)
+            tokens, width = 0, length
         tokens += width
-    pieces.append(order_B[start:])
-    while len(pieces) % ranks != 0 and len(pieces) < len(order_B):
-        largest = max((i for i, piece in enumerate(pieces) if len(piece) > 1), key=lambda i: int(length_B[pieces[i]].sum()))
-        rows = (len(pieces[largest]) + 1) // 2
-        pieces[largest : largest + 1] = pieces[largest].split(rows)
-    return pieces + [order_B[:0]] * (-len(pieces) % ranks)
+    until = [0, *accumulate(lengths)]
+    pieces = [range(start, end) for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+    while len(pieces) % ranks != 0 and len(pieces) < len(lengths):
+        split = max((piece for piece in pieces if len(piece) > 1), key=lambda piece: until[piece.stop] - until[piece.start])
+        half, at = (len(split) + 1) // 2, pieces.index(split)
+        pieces[at : at + 1] = split[:half], split[half:]
+    return [order_B[piece.start : piece.stop] for piece in pieces] + [order_B[:0]] * (-len(pieces) % ranks)
 
 
 def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: float) -> MicroBatch:

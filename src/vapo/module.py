@@ -135,7 +135,9 @@ class RLModule(LightningModule):
             passes["value_R"] = lambda: run["critic"](batch, self.critic)
         if self.algorithm.needs_reference:
             passes["reference_logprob_R"] = lambda: run["reference"](batch, lambda micro: self.reference(micro, temperature)[0])
-        if self.staleness > 0 or self.engine_is_actor:  # staleness: the actor has moved, only the engine knows what it sampled from
+        if self.staleness > 0 or (
+            self.engine_is_actor and not self.actor_frozen
+        ):  # stale: only the engine knows what it sampled from
             batch = batch.replace(old_logprob_R=batch.sampler_logprob_R)
         elif not self.actor_frozen:
             passes["old_logprob_R"] = lambda: run["actor"](batch, lambda micro: self.actor(micro, temperature)[0])

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 
@@ -36,11 +35,10 @@ def side_by_side(calls: Mapping[str, Callable[[], T]], overlap: bool) -> dict[st
         torch.set_num_threads(threads)
 
 
-def may_overlap(networks: Sequence[nn.Module], device: torch.device, trainer: Trainer) -> bool:
+def may_overlap(networks: Sequence[nn.Module], device: torch.device, trainer: Any) -> bool:
     """Whether nothing of the networks' passes would mix: no collectives, no dropout that draws from one generator, no profiler that
     counts one thing at a time. On a GPU they would only wait for each other."""
     rates = [getattr(module, "p", 0.0) for network in networks for module in network.modules() if isinstance(module, nn.Dropout)]
     rates += [getattr(module, "attention_dropout", 0.0) for network in networks for module in network.modules()]
     no_dropout = not any(isinstance(rate, float) and rate > 0 for rate in rates)
-    profiler = trainer.profiler  # type: ignore[attr-defined]
-    return device.type == "cpu" and world_size() == 1 and no_dropout and isinstance(profiler, PassThroughProfiler)
+    return device.type == "cpu" and world_size() == 1 and no_dropout and isinstance(trainer.profiler, PassThroughProfiler)

@@ -149,4 +149,4 @@ def test_under_autocast_the_head_still_computes_in_float32(critic, batch):
     with torch.autocast("cpu", torch.bfloat16):
         value_R = critic(micro)
     assert value_R.dtype == torch.float32
-    assert_close(value_R, critic.head(hidden[0][micro.predicts_BL].float())[:, 0], rtol=0, atol=0)
+    assert_close(value_R, critic.head(hidden[0][0][micro.packed.predicts_R].float())[:, 0], rtol=0, atol=0)

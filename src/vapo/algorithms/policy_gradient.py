@@ -7,7 +7,6 @@ Two subclasses complete it: `ActorCritic` (PPO, VC-PPO, VAPO) and `GroupRelative
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from vapo.algorithms.diagnostics import clip_indicators, kl_k1, kl_k3
@@ -95,9 +94,10 @@ class PolicyGradient:
         Args:
             index_B: the minibatch's rollouts; None for all of the batch.
         """
-        index_B = torch.arange(len(batch)) if index_B is None else index_B
-        length_B, correct_B = batch.response_length_B[index_B], batch.correct_B[index_B]
-        return Normalizers(float(length_B.sum()), float(len(index_B)), float(length_B[correct_B].sum()))
+        length_B, correct_B = batch.response_length_B, batch.correct_B
+        if index_B is not None:
+            length_B, correct_B = length_B[index_B], correct_B[index_B]
+        return Normalizers(float(length_B.sum()), float(len(length_B)), float((length_B * correct_B).sum()))
 
     def reward(self, batch: Batch) -> Tensor:
         """One reward per response: the verifier's outcome, and the overlong punishment if it is on."""

@@ -21,7 +21,7 @@ NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # models pass a mask of four
 
 
 def attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -58,7 +58,7 @@ def attend_packed(packed: Packed, module: nn.Module, query: Tensor, key: Tensor,
     return torch.cat(outputs).index_select(0, packed.slot_S)[None]
 
 
-AttentionInterface.register(PACKED, attention)  # type: ignore[arg-type]
+AttentionInterface.register(PACKED, attention)
 AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
@@ -77,9 +77,9 @@ def use_packed_attention(model: PreTrainedModel) -> bool:
     return is_packed(model)
 
 
-def is_packed(model: nn.Module) -> bool:
+def is_packed(model: Any) -> bool:
     """Whether the model has packed attention."""
-    return bool(model.config.get_text_config()._attn_implementation == PACKED)  # type: ignore[union-attr, operator]
+    return bool(model.config.get_text_config()._attn_implementation == PACKED)
 
 
 def predicting_states(model: nn.Module, micro: MicroBatch) -> Tensor:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from vapo.models.attention import NO_MASK
@@ -132,7 +132,7 @@ class GroupCache(BufferedCache):
         self.row_S = torch.zeros(len(size_P) * width, dtype=torch.long, device=order_B.device)  # empty slots repeat row 0
         self.row_S[self.slot_B] = torch.arange(len(order_B), device=order_B.device)
 
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, **options: Any) -> Tensor:
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, **options: Any) -> Tensor:
         """Attention of one new token of each row over its prompt and its response.
 
         Args:
@@ -144,7 +144,7 @@ class GroupCache(BufferedCache):
         """
         rows, heads, _, size = query.shape
         shared, prompts = key.shape[1], len(self.bias_P11L)
-        prompt_key, prompt_value = (x.flatten(0, 1) for x in self.prompts.buffered[module.layer_idx].buffers())  # type: ignore[index]
+        prompt_key, prompt_value = (x.flatten(0, 1) for x in self.prompts.buffered[module.layer_idx].buffers())
         key, value = key.flatten(0, 1), value.flatten(0, 1)
         query = (query * scaling).view(rows, shared, -1, size)
 

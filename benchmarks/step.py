@@ -1,0 +1,100 @@
+"""Seconds of one RL step of VAPO, critic included, by phase: median of the steps after the first.
+
+python -m benchmarks.step                  mini, with one thread and with two
+python -m benchmarks.step --size 135M      a random Llama of SmolLM2-135M's size: 64 rollouts, prompts of 97 tokens, responses of 32
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import SIZES, folder_of
+from benchmarks.tables import ROOT, machine, markdown, versions
+from lightning import Callback, Trainer
+
+from vapo.module import RLModule
+
+OFF = ("aime_evaluation", "credit_assignment", "rollout_log", "export_hf", "rl_checkpoint", "progress", "summary", "throughput")
+FROZEN = ("algorithm.value_pretraining_steps=0", "module.actor_optimizer.lr=0", "module.critic_optimizer.lr=0")  # lengths stay
+LONG_PROMPTS = {"rollouts": 64, "group": 8, "minibatch": 16, "tokens": 32, "operands": 48}
+MINI = {"rollouts": 256, "group": 16, "minibatch": 64, "tokens": 256, "operands": 0}  # operands: 0 for those of the task
+TINY = {"rollouts": 8, "group": 4, "minibatch": 4, "tokens": 8, "operands": 4}
+PHASES = ("rollout", "annotate", "critic_update", "actor_update")
+
+
+class StepClock(Callback):
+    """Writes seconds and tokens of each RL step to a JSON file."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.steps = Path(file), []  # type: ignore[var-annotated]
+
+    def on_train_batch_start(self, trainer: Trainer, module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        module.clock.seconds = {}
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:  # type: ignore[override]
+        seconds = {"step": time.perf_counter() - self.started} | module.clock.seconds
+        self.steps.append(seconds | {"length": module.latest["response/length_mean"]})
+        self.file.write_text(json.dumps(self.steps))
+
+
+def run(model: Path, shape: dict[str, int], threads: int, steps: int, folder: Path, *overrides: str) -> list[dict[str, float]]:
+    """Seconds by phase of each RL step but the first, and the mean response length."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "steps.json"
+    settings = {
+        "threads": threads,
+        "model.path": model,
+        "data.rollouts_per_step": shape["rollouts"],
+        "algorithm.group_size": shape["group"],
+        "module.minibatch_rollouts": shape["minibatch"],
+        "module.policy_steps": steps + 1,
+        "rollout.sampling.max_new_tokens": shape["tokens"],
+        "scale_overrides.overlong_buffer": 4,
+        "+callbacks.clock._target_": "benchmarks.step.StepClock",
+        "+callbacks.clock.file": file,
+        "hydra.run.dir": folder / "run",
+    }
+    if shape["operands"]:
+        settings |= {"data.source.min_operands": shape["operands"], "data.source.max_operands": shape["operands"]}
+    if "assets" not in model.parts:  # the reward model that ships is mini's
+        settings |= {"model.critic.path": model, "model.critic.head_init": "zero"}
+    words = [f"{key}={value}" for key, value in settings.items()] + [f"callbacks.{name}=null" for name in OFF]
+    command = [sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN, *overrides]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    return list(json.loads(file.read_text())[1:])
+
+
+def medians(steps: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(step.get(name, 0.0) for step in steps) for name in ("step", *PHASES, "length")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=(*SIZES, "tiny"), default="mini", help="tiny: a few tokens of mini")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=5, help="after a first, uncounted one")
+    arguments = parser.parse_args()
+    shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
+        for threads in arguments.threads:
+            found = medians(run(model, shape, threads, arguments.steps, Path(folder) / str(threads)))
+            rows.append([threads, *(f"{found[name]:.2f}" for name in ("step", *PHASES)), f"{found['length']:.0f}"])
+    print(markdown(("threads", "step, s", *(f"{name}, s" for name in PHASES), "tokens per response"), rows))
+    print(f"\n{arguments.size}, medians of {arguments.steps} steps; {machine()}; {versions()}")
+
+
+if __name__ == "__main__":
+    main()

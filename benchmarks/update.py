@@ -1,0 +1,91 @@
+"""Tokens per second of one network's training passes: packed, each distinct prompt once, and in padded rows, as before.
+
+python -m benchmarks.update                  mini, one thread: 4 minibatches of 64 responses, and all without gradient
+python -m benchmarks.update --size 135M      a random Llama of SmolLM2-135M's size: 64 responses of 32 tokens to 8 prompts of 97
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from benchmarks.models import SIZES, folder_of
+from benchmarks.step import LONG_PROMPTS, MINI, TINY
+from benchmarks.tables import machine, markdown, versions
+
+from vapo.data.sums import problem_at
+from vapo.micro_batches import SIMILAR, micro_batches
+from vapo.models.actor import Actor, load_tokenizer
+from vapo.rollout.collate import collate
+from vapo.rollout.torch_engine import TorchEngine
+from vapo.types import Batch, Prompt, Request, Rollout, SamplingParams, Status, Verdict
+
+
+def sampled(path: Path, actor: Actor, shape: dict[str, int]) -> Batch:
+    """Rollouts of the model itself: its own lengths."""
+    tokenizer, engine, rng = load_tokenizer(str(path)), TorchEngine(actor.eos_token_ids), random.Random(0)
+    engine.load_weights(actor, 0)
+    prompts = []
+    for index in range(shape["rollouts"] // shape["group"]):
+        operands = shape["operands"] or rng.randint(12, 28)
+        text = f"{problem_at(index, 0, operands, operands)}:"
+        prompts.append(Prompt(index, text, "", tuple(tokenizer.encode(text))))
+    groups = [prompt for prompt in prompts for _ in range(shape["group"])]
+    requests = [Request(prompt.token_ids, seed) for seed, prompt in enumerate(groups)]
+    completions = engine.generate(requests, SamplingParams(max_new_tokens=shape["tokens"]))
+    return collate([Rollout(p, p.index, c, Verdict(Status.WRONG)) for p, c in zip(groups, completions, strict=True)])
+
+
+def train(actor: Actor, batch: Batch, minibatch: int, budget: int, similar: float) -> None:
+    order_B = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
+    for index_B in order_B.split(minibatch):
+        for micro in micro_batches(batch, budget, index_B=index_B, similar=similar):
+            actor(micro, with_entropy=True)[0].sum().backward()
+        actor.zero_grad()
+
+
+@torch.no_grad()
+def evaluate(actor: Actor, batch: Batch, budget: int, similar: float) -> None:
+    for micro in micro_batches(batch, budget, similar=similar):
+        actor(micro)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=(*SIZES, "tiny"), default="mini", help="tiny: a few tokens of mini")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
+        actor = Actor.from_pretrained(str(path))
+        batch = sampled(path, actor, shape)
+    forms = {"padded": ("sdpa", 4096, 0.0), "packed": (actor.language_model.config._attn_implementation, 16384, SIMILAR)}
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for _ in range(arguments.repeats + 1):  # by turns; the first is not counted
+        for name, (attention, budget, similar) in forms.items():
+            actor.language_model.set_attn_implementation(attention)
+            for kind in ("update", "no gradient"):
+                started = time.perf_counter()
+                if kind == "update":
+                    train(actor, batch, shape["minibatch"], budget, similar)
+                else:
+                    evaluate(actor, batch, budget, similar)
+                seconds.setdefault((kind, name), []).append(time.perf_counter() - started)
+    rows = []
+    for kind in ("update", "no gradient"):
+        padded, packed = (statistics.median(seconds[kind, name][1:]) for name in forms)
+        rows.append([kind, f"{padded:.2f}", f"{packed:.2f}", f"{padded / packed:.2f}", f"{len(batch.token_N) / packed:,.0f}"])
+    print(markdown(("pass over all rollouts", "padded, s", "packed, s", "ratio", "packed, tokens/s"), rows))
+    tokens, response = len(batch.token_N), int(batch.response_length_B.sum())
+    print(f"\n{arguments.size}, {tokens:,} tokens, {response:,} of responses; medians of {arguments.repeats}")
+    print(f"{machine()}; {versions()}")
+
+
+if __name__ == "__main__":
+    main()

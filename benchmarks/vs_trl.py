@@ -1,0 +1,97 @@
+"""An RL step of VAPO here and of GRPO in TRL, which has no critic: the same model, prompts and sizes, by turns in one run.
+
+python -m benchmarks.vs_trl                  mini (16 prompts x 16, 4 updates), with one thread and with two
+python -m benchmarks.vs_trl --size 135M      a random Llama of SmolLM2-135M's size (8 prompts of 97 tokens x 8)
+
+The first call makes .venv-trl, with TRL and the locked torch and transformers. TRL generates with HF generate. Its settings:
+
+    default   as they come, float32 (its default on a CPU would be autocast to bfloat16)
+    best      without gradient checkpointing, which saves memory that a CPU has
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.models import SIZES, folder_of
+from benchmarks.step import LONG_PROMPTS, MINI, TINY, run
+from benchmarks.tables import ROOT, machine, markdown, versions
+
+from vapo.data.sums import problem_at
+from vapo.verifiers.sums import answer
+
+TRL = "1.16.0"
+ENVIRONMENT = ROOT / ".venv-trl"
+FLOAT32 = {"bf16": False}
+SETTINGS = {"default": FLOAT32, "best": FLOAT32 | {"gradient_checkpointing": False}}
+Steps = list[dict[str, float]]
+
+
+def trl_python() -> str:
+    """The environment's interpreter; makes the environment if it is missing."""
+    python, done = ENVIRONMENT / "bin" / "python", ENVIRONMENT / f"trl-{TRL}"
+    if not done.exists():
+        pins = [
+            line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith(("torch==", "transformers=="))
+        ]
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+        for wanted in (pins[:1], [*pins[1:], f"trl=={TRL}"]):  # torch alone first: a CPU build where there is one
+            subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
+        done.touch()
+    return str(python)
+
+
+def write_prompts(file: Path, shape: dict[str, int], count: int) -> None:
+    least, most = (shape["operands"],) * 2 if shape["operands"] else (12, 28)  # mini's
+    problems = [problem_at(index, 0, least, most) for index in range(count)]
+    rows = [{"prompt": f"{problem}:", "reference": str(answer(problem))} for problem in problems]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run_trl(model: Path, shape: dict[str, int], threads: int, steps: int, folder: Path, settings: dict[str, object]) -> Steps:
+    """Seconds and mean response length of each RL step but the first."""
+    prompts = folder / "prompts.jsonl"
+    write_prompts(prompts, shape, (steps + 1) * shape["rollouts"] // shape["group"])
+    sizes = {name: shape[name] for name in ("rollouts", "group", "minibatch", "tokens")} | {"threads": threads, "steps": steps + 1}
+    words = {"model": model, "prompts": prompts, "out": folder / "trl", "settings": json.dumps(settings), **sizes}
+    command = [trl_python(), "benchmarks/trl_grpo.py", *(str(x) for name, value in words.items() for x in (f"--{name}", value))]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    return list(json.loads(done.stdout.strip().splitlines()[-1])[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=(*SIZES, "tiny"), default="mini", help="tiny: a few tokens of mini")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=3, help="of each turn, after a first, uncounted one")
+    parser.add_argument("--turns", type=int, default=2)
+    arguments = parser.parse_args()
+    shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
+    trl_python()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
+        for threads in arguments.threads:
+            found: dict[str, Steps] = {"VAPO": [], **{f"TRL GRPO, {name}": [] for name in SETTINGS}}
+            for _ in range(arguments.turns):
+                found["VAPO"] += run(model, shape, threads, arguments.steps, Path(folder) / "vapo")
+                for name, settings in SETTINGS.items():
+                    found[f"TRL GRPO, {name}"] += run_trl(model, shape, threads, arguments.steps, Path(folder), settings)
+            seconds = {name: statistics.median(step["step"] for step in steps) for name, steps in found.items()}
+            lengths = {name: statistics.mean(step["length"] for step in steps) for name, steps in found.items()}
+            ratio = {name: f"{second / seconds['VAPO']:.2f}" for name, second in seconds.items()}
+            rows += [[threads, name, f"{seconds[name]:.2f}", ratio[name], f"{lengths[name]:.0f}"] for name in found]
+            print(f"{threads} threads: " + ", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()), file=sys.stderr)
+    print(markdown(("threads", "", "RL step, s", "times VAPO's", "tokens per response"), rows))
+    print(f"\n{arguments.size}, medians of {arguments.steps * arguments.turns} steps; {machine()}; {versions()}, TRL {TRL}")
+
+
+if __name__ == "__main__":
+    main()

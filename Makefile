@@ -65,7 +65,7 @@ mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 
 # The same folder again: a second `make ablate` continues with what the first did not finish.
 ablate: setup  ## remove each technique in turn, three seeds each, two runs at a time (about an hour); then the report
-	$(BIN)/python src/train.py -m experiment=vapo_full 'ablation=glob(*)' seed=0,1,2 threads=1 \
+	$(BIN)/python src/train.py -m experiment=vapo_full 'ablation=glob(*)' seed=0,1,2 threads=1 module.overlap=false \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=logs/train/multiruns/ablate
 	$(BIN)/python src/report.py logs/train/multiruns/ablate
 

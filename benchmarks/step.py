@@ -1,6 +1,6 @@
 """Seconds of one RL step of VAPO, critic included, by phase: median of the steps after the first.
 
-python -m benchmarks.step                  mini, with one thread and with two
+python -m benchmarks.step                  mini, on one core and on two
 python -m benchmarks.step --size 135M      a random Llama of SmolLM2-135M's size: 64 rollouts, prompts of 97 tokens, responses of 32
 """
 
@@ -45,12 +45,17 @@ class StepClock(Callback):
         self.file.write_text(json.dumps(self.steps))
 
 
-def run(model: Path, shape: dict[str, int], threads: int, steps: int, folder: Path, *overrides: str) -> list[dict[str, float]]:
-    """Seconds by phase of each RL step but the first, and the mean response length."""
-    folder.mkdir(exist_ok=True)
-    file = folder / "steps.json"
+def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path) -> list[dict[str, float]]:
+    """Seconds by phase of each RL step but the first, and the mean response length.
+
+    Args:
+        cores: 1, or 2: mini's critic and actor side by side, two threads for each operation of a larger model.
+    """
+    folder.mkdir(parents=True)
+    file, mini = folder / "steps.json", "assets" in model.parts
     settings = {
-        "threads": threads,
+        "threads": 1 if mini else cores,
+        "module.overlap": mini and cores == 2,
         "model.path": model,
         "data.rollouts_per_step": shape["rollouts"],
         "algorithm.group_size": shape["group"],
@@ -64,10 +69,10 @@ def run(model: Path, shape: dict[str, int], threads: int, steps: int, folder: Pa
     }
     if shape["operands"]:
         settings |= {"data.source.min_operands": shape["operands"], "data.source.max_operands": shape["operands"]}
-    if "assets" not in model.parts:  # the reward model that ships is mini's
+    if not mini:  # the reward model that ships is mini's
         settings |= {"model.critic.path": model, "model.critic.head_init": "zero"}
     words = [f"{key}={value}" for key, value in settings.items()] + [f"callbacks.{name}=null" for name in OFF]
-    command = [sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN, *overrides]
+    command = [sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
@@ -82,17 +87,17 @@ def medians(steps: list[dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=(*SIZES, "tiny"), default="mini", help="tiny: a few tokens of mini")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=5, help="after a first, uncounted one")
     arguments = parser.parse_args()
     shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
-        for threads in arguments.threads:
-            found = medians(run(model, shape, threads, arguments.steps, Path(folder) / str(threads)))
-            rows.append([threads, *(f"{found[name]:.2f}" for name in ("step", *PHASES)), f"{found['length']:.0f}"])
-    print(markdown(("threads", "step, s", *(f"{name}, s" for name in PHASES), "tokens per response"), rows))
+        for cores in arguments.cores:
+            found = medians(run(model, shape, cores, arguments.steps, Path(folder) / str(cores)))
+            rows.append([cores, *(f"{found[name]:.2f}" for name in ("step", *PHASES)), f"{found['length']:.0f}"])
+    print(markdown(("cores", "step, s", *(f"{name}, s" for name in PHASES), "tokens per response"), rows))
     print(f"\n{arguments.size}, medians of {arguments.steps} steps; {machine()}; {versions()}")
 
 

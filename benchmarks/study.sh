@@ -10,7 +10,7 @@ export OMP_NUM_THREADS=1
 
 # Two runs at a time, a thread each. Value pretraining is the same in most arms that have it, so a seed pays for it once.
 train() {
-  $python src/train.py -m "$@" threads=1 hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" \
+  $python src/train.py -m "$@" threads=1 module.overlap=false hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" \
     "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" || failed=1
 }
 

@@ -1,6 +1,6 @@
 """An RL step of VAPO here and of GRPO in TRL, which has no critic: the same model, prompts and sizes, by turns in one run.
 
-python -m benchmarks.vs_trl                  mini (16 prompts x 16, 4 updates), with one thread and with two
+python -m benchmarks.vs_trl                  mini (16 prompts x 16, 4 updates), on one core and on two (TRL: as many threads)
 python -m benchmarks.vs_trl --size 135M      a random Llama of SmolLM2-135M's size (8 prompts of 97 tokens x 8)
 
 The first call makes .venv-trl, with TRL and the locked torch and transformers. TRL generates with HF generate. Its settings:
@@ -69,7 +69,7 @@ def run_trl(model: Path, shape: dict[str, int], threads: int, steps: int, folder
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=(*SIZES, "tiny"), default="mini", help="tiny: a few tokens of mini")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=3, help="of each turn, after a first, uncounted one")
     parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
@@ -78,18 +78,18 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
-        for threads in arguments.threads:
+        for cores in arguments.cores:
             found: dict[str, Steps] = {"VAPO": [], **{f"TRL GRPO, {name}": [] for name in SETTINGS}}
-            for _ in range(arguments.turns):
-                found["VAPO"] += run(model, shape, threads, arguments.steps, Path(folder) / "vapo")
+            for turn in range(arguments.turns):
+                found["VAPO"] += run(model, shape, cores, arguments.steps, Path(folder) / f"{cores}_{turn}")
                 for name, settings in SETTINGS.items():
-                    found[f"TRL GRPO, {name}"] += run_trl(model, shape, threads, arguments.steps, Path(folder), settings)
+                    found[f"TRL GRPO, {name}"] += run_trl(model, shape, cores, arguments.steps, Path(folder), settings)
             seconds = {name: statistics.median(step["step"] for step in steps) for name, steps in found.items()}
             lengths = {name: statistics.mean(step["length"] for step in steps) for name, steps in found.items()}
             ratio = {name: f"{second / seconds['VAPO']:.2f}" for name, second in seconds.items()}
-            rows += [[threads, name, f"{seconds[name]:.2f}", ratio[name], f"{lengths[name]:.0f}"] for name in found]
-            print(f"{threads} threads: " + ", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()), file=sys.stderr)
-    print(markdown(("threads", "", "RL step, s", "times VAPO's", "tokens per response"), rows))
+            rows += [[cores, name, f"{seconds[name]:.2f}", ratio[name], f"{lengths[name]:.0f}"] for name in found]
+            print(f"{cores} cores: " + ", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()), file=sys.stderr)
+    print(markdown(("cores", "", "RL step, s", "times VAPO's", "tokens per response"), rows))
     print(f"\n{arguments.size}, medians of {arguments.steps * arguments.turns} steps; {machine()}; {versions()}, TRL {TRL}")
 
 

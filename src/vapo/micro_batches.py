@@ -33,8 +33,7 @@ def micro_batches(
             where a micro-batch is one block.
     """
     index_B = torch.arange(len(batch)) if index_B is None else index_B
-    length_B = (batch.prompt_length_B + batch.response_length_B)[index_B]
-    for order_B in _cut(length_B, max_tokens, ranks, similar)[rank::ranks]:
+    for order_B in _cut(batch.length_B[index_B], max_tokens, ranks, similar)[rank::ranks]:
         yield _pack(batch, index_B[order_B], device, similar)
 
 
@@ -61,8 +60,7 @@ def _cut(length_B: Tensor, max_tokens: int, ranks: int, similar: float) -> list[
 def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: float) -> MicroBatch:
     """One micro-batch of the rollouts `index_B`, longest first."""
     part = batch.select(index_B) if len(index_B) > 0 else _without_response(batch)
-    prompt_B, response_B = part.prompt_length_B, part.response_length_B
-    length_B = prompt_B + response_B
+    prompt_B, response_B, length_B = part.prompt_length_B, part.response_length_B, part.length_B
     position_L = torch.arange(int(length_B.max()))
     inside_BL = position_L < length_B[:, None]
     token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N.long())
@@ -83,18 +81,18 @@ def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: fl
     index_N = index_BL[inside_BL]
     position_S = torch.zeros_like(token_S).index_put_((index_N,), position_L.expand_as(index_BL)[inside_BL])
 
-    blocks, slots, slot = [], [], 0
+    blocks, indices, slots, slot = [], [], [], 0
     for rows in _blocks(length_B.tolist(), similar):
-        block_BL = index_BL[rows, : int(length_B[rows.start])].contiguous()
-        blocks.append(block_BL.to(device))
+        block_BL = index_BL[rows, : int(length_B[rows.start])]
+        blocks.append((block_BL.shape[0], block_BL.shape[1]))
+        indices.append(block_BL.flatten())
         slots.append(slot + inside_BL[rows, : block_BL.shape[1]].flatten().nonzero()[:, 0])
         slot += block_BL.numel()
     slot_S = torch.full_like(token_S, slot).scatter_reduce_(0, index_N, torch.cat(slots), "amin")
-    index_R = index_BL[predicts_BL]
-    packed = Packed(token_S.to(device), position_S.to(device), index_R.to(device), tuple(blocks), slot_S.to(device))
+    flat = (x.to(device) for x in (token_S, position_S, index_BL[predicts_BL], torch.cat(indices), slot_S))
     next_token_R, mask_BT = token_BL[response_BL], part.mask_BT
     padded = (x.to(device) for x in (token_BL, predicts_BL, next_token_R, mask_BT))
-    return MicroBatch(index_B, part, packed, *padded)
+    return MicroBatch(index_B, part, Packed(tuple(blocks), *flat), *padded)
 
 
 def _blocks(lengths: Sequence[int], similar: float) -> list[slice]:

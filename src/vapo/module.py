@@ -60,6 +60,7 @@ class RLModule(LightningModule):
         max_grad_norm: float | None,
         max_skipped_updates: int,
         offload: bool,
+        overlap: bool,
         sharding: Sharding,
         seed: int,
     ) -> None:
@@ -70,7 +71,7 @@ class RLModule(LightningModule):
             minibatch_rollouts: rollouts per optimizer step, fewer if dynamic sampling found few; must divide those of a step.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
             microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`. sharding: over ranks, with trainer=fsdp.
-            seed: seeds sampling and minibatch order.
+            seed: seeds sampling and minibatch order. overlap: critic and actor run their passes at the same time, on a CPU.
         """
         super().__init__()
         check_sampling(sampling, algorithm, prefetch)
@@ -79,14 +80,12 @@ class RLModule(LightningModule):
         self.make_actor, self.make_critic, self.make_engine, self.tokenizer = actor, critic, engine, tokenizer
         self.make_optimizers = {"actor": (actor_optimizer, actor_schedule), "critic": (critic_optimizer, critic_schedule)}
         self.policy_steps, self.minibatch_rollouts, self.sharding = policy_steps, minibatch_rollouts, sharding
-        self.epochs, self.value_pretraining_epochs = epochs, value_pretraining_epochs
+        self.epochs, self.value_pretraining_epochs, self.overlap = epochs, value_pretraining_epochs, overlap
         check_counts(self, ("policy_steps", "minibatch_rollouts", "epochs", "value_pretraining_epochs"))
         self.metrics, self.clock = StepMetrics(), PhaseClock()
-        limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
-        self.make_learner = partial(Learner, self.manual_backward, self.metrics, *limits)
+        self.limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
         self.learners: dict[str, Learner] = {}
         self.actor_frozen = False  # True in the first `value_pretraining_steps`: set and reset by the ValuePretraining callback
-        self.overlap = False  # passes of different networks run side by side
         self.engine_is_actor = False  # the engine's log-probabilities are the actor's: set by the SelfTest callback
         self.actor_trained = False  # in the last step, for callbacks: `actor_frozen` may have changed since
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
@@ -178,12 +177,11 @@ class RLModule(LightningModule):
         """Trains one network on each minibatch of each epoch; returns the number of updates, skipped ones included."""
         learner, loss, updates = self.learners[name], self.critic_loss if name == "critic" else self.actor_loss, 0
         dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
-        length_B = batch.prompt_length_B + batch.response_length_B
         with learner.on_device(train=True), learner.precision():
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
                 for index_B in self.minibatches(len(batch), epoch):
                     counts = self.algorithm.normalizers(batch, index_B)  # denominators of the losses, over the whole minibatch
-                    with self.clock.phase(f"{name}_update", int(length_B[index_B].sum())):
+                    with self.clock.phase(f"{name}_update", int(batch.length_B[index_B].sum())):
                         learner.update(batch, index_B, partial(loss, counts=counts), dump)
                     updates += 1
         learner.schedule.step()  # once per RL step
@@ -261,7 +259,7 @@ class RLModule(LightningModule):
             return
         placed = self.sharding.placement(self.device_mesh)  # the mesh is set by the strategy that shards
         precision = self.trainer.precision_plugin.forward_context  # Lightning enters it in training_step only
-        make = partial(self.make_learner, precision=precision)
+        make = partial(Learner, self.manual_backward, self.metrics, *self.limits, precision=precision)
         self.actor: Actor = self.make_actor(**placed).train()
         self.learners["actor"] = make(name="actor", network=self.actor)
         if self.algorithm.needs_critic:
@@ -282,7 +280,7 @@ class RLModule(LightningModule):
     def on_fit_start(self) -> None:
         for learner in self.learners.values():
             learner.place(self.device, self.trainer.strategy.model)
-        self.overlap = may_overlap([learner.network for learner in self.learners.values()], self.device, self.trainer)
+        self.overlap &= may_overlap([learner.network for learner in self.learners.values()], self.device, self.trainer)
 
     def on_train_start(self) -> None:
         for learner in self.learners.values():

@@ -1,4 +1,4 @@
-"""Independent work of two networks side by side on CPU threads: operations that are too small for two threads to share one."""
+"""Independent work of two networks side by side on a CPU: operations of small networks are too small for two threads to share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,25 +14,17 @@ T = TypeVar("T")
 
 
 def side_by_side(calls: Mapping[str, Callable[[], T]], overlap: bool) -> dict[str, T]:
-    """Results of the calls, by name. Each runs on a thread of its own with an equal share of torch's threads; one after the other
-    where there are fewer threads than calls. That is all it depends on, so results are the same from run to run.
+    """Results of the calls, by name.
 
     Args:
-        overlap: False runs them one after the other.
+        overlap: each call on a thread of its own, at the same time, with as many of torch's threads as the caller has; otherwise
+            one after the other. Results are the same.
     """
-    threads = torch.get_num_threads()
-    if not (overlap and 1 < len(calls) <= threads):
+    if not overlap or len(calls) < 2:
         return {name: call() for name, call in calls.items()}
-
-    def work(call: Callable[[], T]) -> T:
-        torch.set_num_threads(threads // len(calls))
-        return call()
-
-    try:
-        with ThreadPoolExecutor(len(calls)) as pool:
-            return dict(zip(calls, pool.map(work, calls.values()), strict=True))
-    finally:
-        torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(len(calls), initializer=lambda: torch.set_num_threads(threads)) as pool:
+        return dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
 
 
 def may_overlap(networks: Sequence[nn.Module], device: torch.device, trainer: Any) -> bool:

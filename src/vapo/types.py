@@ -4,7 +4,8 @@
     B rollouts, P * G in a step     T response tokens, padded to the longest of the batch
     L prompt + response tokens      R response tokens of all rollouts, concatenated without padding
     V vocabulary                    N prompt and response tokens of all rollouts, concatenated without padding
-    K samples of one problem in an evaluation    S tokens of a micro-batch, each distinct prompt once
+    K samples of one problem in an evaluation
+    S tokens of a micro-batch, each distinct prompt once             X slots of its attention, padding included
 
 A policy step is an RL step in which the actor trains; in value pretraining it does not. A1 to A25 in comments are entries of
 docs/vapo.md: what the paper leaves open, and what is done here. The networks are in `models/` and train in `learner.py`.
@@ -123,6 +124,11 @@ class Batch:
         return len(self.response_length_B)
 
     @property
+    def length_B(self) -> Tensor:
+        """Prompt and response tokens."""
+        return self.prompt_length_B + self.response_length_B
+
+    @property
     def mask_BT(self) -> Tensor:
         """True on response tokens, left-aligned; T is the longest response."""
         return torch.arange(int(self.response_length_B.max())) < self.response_length_B[:, None]
@@ -155,11 +161,12 @@ class Packed:
     """The tokens of a micro-batch in one row, without padding: each distinct prompt once, then the responses. Attention alone is
     over padded rows, in blocks of rollouts of similar length."""
 
+    blocks: tuple[tuple[int, int], ...]  # (B, L) of each block of rollouts
     token_S: Tensor
     position_S: Tensor  # in prompt and response
-    predicts_R: Tensor  # index in S of the token before each response token
-    blocks: tuple[Tensor, ...]  # index_BL of each block: where in S the tokens of its rollouts are, 0 in the padding
-    slot_S: Tensor  # where each token is in the blocks' slots, concatenated: the first, for a prompt that several rollouts share
+    predicts_R: Tensor  # where in S the token before each response token is
+    index_X: Tensor  # of all slots, block after block: where in S their tokens are, 0 in the padding
+    slot_S: Tensor  # where in X each token is: the first place, for a prompt that several rollouts share
 
 
 @dataclass(frozen=True)

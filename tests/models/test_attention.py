@@ -30,6 +30,12 @@ def grouped_batch(groups=3, size=5):
     return collate(rollouts)
 
 
+def blocks(packed):
+    """index_BL of each block."""
+    pieces = packed.index_X.split([rows * width for rows, width in packed.blocks])
+    return [piece.view(block) for piece, block in zip(pieces, packed.blocks, strict=True)]
+
+
 def unpacked(model):
     """The same network with the model's own attention over padded rows."""
     plain = copy.deepcopy(model)
@@ -48,14 +54,13 @@ def test_packed_tokens_are_each_distinct_prompt_once_then_the_responses():
     responses = [text[p:] for text, (p, _) in zip(texts, lengths, strict=True)]
     assert packed.token_S.tolist() == [token for piece in [*distinct, *responses] for token in piece]
 
-    rows = [index_L for index_BL in packed.blocks for index_L in index_BL]
+    rows = [index_L for index_BL in blocks(packed) for index_L in index_BL]
     assert len(packed.blocks) > 1
     for index_L, text in zip(rows, texts, strict=True):
         assert packed.token_S[index_L[: len(text)]].tolist() == text
         assert packed.position_S[index_L[: len(text)]].tolist() == list(range(len(text)))
         assert index_L[len(text) :].tolist() == [0] * (len(index_L) - len(text))
-    slots = torch.cat([index_BL.flatten() for index_BL in packed.blocks])
-    assert slots[packed.slot_S].tolist() == list(range(len(packed.token_S)))
+    assert packed.index_X[packed.slot_S].tolist() == list(range(len(packed.token_S)))
     before = [index for index_L, (p, r) in zip(rows, lengths, strict=True) for index in index_L[p - 1 : p + r - 1].tolist()]
     assert packed.predicts_R.tolist() == before
 
@@ -67,8 +72,8 @@ def test_attention_blocks_hold_similar_lengths_within_the_budget(budget, similar
     length_B = batch.prompt_length_B + batch.response_length_B
     for micro in micro_batches(batch, budget, similar=similar):
         lengths = length_B[micro.index_B].tolist()
-        assert sum(block.numel() for block in micro.packed.blocks) <= budget or len(lengths) == 1
-        for block in micro.packed.blocks:
+        assert len(micro.packed.index_X) <= budget or len(lengths) == 1
+        for block in blocks(micro.packed):
             rows, lengths = lengths[: len(block)], lengths[len(block) :]
             assert block.shape[1] == rows[0] and min(rows) >= similar * rows[0]
         assert not lengths and (similar > 0 or len(micro.packed.blocks) == 1)
@@ -122,12 +127,16 @@ def test_the_network_reads_each_distinct_prompt_once_and_no_padding(mini_model):
 def test_what_stands_in_the_padding_of_attention_changes_nothing(mini_model):
     (micro,) = micro_batches(grouped_batch(), 10**6)
     actor = Actor(mini_model)
-    junk = []
-    for index_BL in micro.packed.blocks:
-        index_BL = index_BL.clone()
-        index_BL[:, 1:][index_BL[:, 1:] == 0] = len(micro.packed.token_S) - 1
-        junk.append(index_BL)
-    other = dataclasses.replace(micro, packed=dataclasses.replace(micro.packed, blocks=tuple(junk)))
+    used = torch.zeros_like(micro.packed.index_X, dtype=torch.bool)
+    lengths = (micro.part.prompt_length_B + micro.part.response_length_B).tolist()
+    start = 0
+    for rows, width in micro.packed.blocks:
+        for _ in range(rows):
+            used[start : start + lengths.pop(0)] = True
+            start += width
+    junk_X = torch.where(used, micro.packed.index_X, len(micro.packed.token_S) - 1)
+    assert not torch.equal(junk_X, micro.packed.index_X)
+    other = dataclasses.replace(micro, packed=dataclasses.replace(micro.packed, index_X=junk_X))
     assert torch.equal(actor(other)[0], actor(micro)[0])
 
 

@@ -44,15 +44,11 @@ def attend_packed(packed: Packed, module: nn.Module, query: Tensor, key: Tensor,
     Returns:
         (1, S, heads, head_dim).
     """
-
-    def rows(x: Tensor, index_BL: Tensor) -> Tensor:
-        """(1, heads, S, head_dim) -> (B, heads, L, head_dim)."""
-        flat = x[0].transpose(0, 1).flatten(1).index_select(0, index_BL.view(-1))
-        return flat.view(*index_BL.shape, x.shape[1], x.shape[3]).transpose(1, 2)
-
+    flat = (x[0].transpose(0, 1).flatten(1).index_select(0, packed.index_X) for x in (query, key, value))
+    pieces = zip(packed.blocks, *(x_X.split([rows * length for rows, length in packed.blocks]) for x_X in flat), strict=True)
     outputs = []
-    for index_BL in packed.blocks:
-        q, k, v = (rows(x, index_BL) for x in (query, key, value))
+    for block, *piece in pieces:
+        q, k, v = (x_X.view(*block, -1, query.shape[3]).transpose(1, 2) for x_X in piece)
         output, _ = sdpa_attention_forward(module, q, k, v, None, **options)  # causal, and padding is on the right: no mask
         outputs.append(output.flatten(0, 1))
     return torch.cat(outputs).index_select(0, packed.slot_S)[None]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.runs import metrics, resume, run
 
+from vapo.callbacks import rl_checkpoint
 from vapo.callbacks.aime_evaluation import AIMEEvaluation
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.checkpoints import DIGESTS
@@ -151,3 +152,15 @@ def test_a_fresh_run_does_not_overwrite_another(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(ValueError, match="holds a run already: set resume="):
         run(tmp_path)
+
+
+@pytest.mark.parametrize(("share", "gib", "warned"), [(0.0, 0.0, True), (1.0, 0.0, False), (0.0, 1.0, False)])
+def test_large_checkpoints_that_take_much_of_the_time_are_said_to(
+    share: float, gib: float, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(rl_checkpoint, "COSTLY_SHARE", share)
+    monkeypatch.setattr(rl_checkpoint, "COSTLY_GIB", gib)
+    run(tmp_path, "callbacks.rl_checkpoint.every_n_steps=1", "module.policy_steps=2")
+    said = [str(warning.message) for warning in recwarn if "checkpoints take" in str(warning.message)]
+    assert bool(said) == warned and all("raise callbacks.rl_checkpoint.every_n_steps, which is 1" in text for text in said)
+    assert pd.read_csv(tmp_path / "metrics.csv")["time/checkpoint_seconds"].notna().any()

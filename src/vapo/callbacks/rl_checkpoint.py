@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from vapo.checkpoints import checkpoint_name, digest_files, publish, random_stat
 from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, rank, rank_slice, sum_over_ranks, world_size
 from vapo.distributed.strategy import FSDP2
 from vapo.module import RLModule
+
+COSTLY_SHARE, COSTLY_GIB = 0.1, 1.0  # above both, a warning
 
 
 class RLCheckpoint(Callback):
@@ -33,6 +37,7 @@ class RLCheckpoint(Callback):
             )
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
         self._asked_to_go = False
+        self._last_save = time.monotonic()
         self._unfinished: str | None = None  # name of the checkpoint that is being written
         self._random_state: dict[str, Any] | None = None  # this rank's state from a checkpoint, until the first step
 
@@ -56,7 +61,10 @@ class RLCheckpoint(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0
         if module.rl_step % self.every_n_steps == 0 or module.is_last_step or going:
-            self._save(trainer, module)
+            started = time.monotonic()
+            with module.clock.phase("checkpoint"):
+                self._save(trainer, module)
+            self._warn_of_cost(started, module.is_last_step)
         writing = isinstance(trainer.strategy, FSDP2) and not trainer.strategy.saved()
         if module.is_last_step or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
             self._finish(trainer)
@@ -93,6 +101,18 @@ class RLCheckpoint(Callback):
             raise self._failed(name, error) from error
         if not (isinstance(trainer.strategy, FSDP2) and trainer.strategy.asynchronous_checkpoints):
             self._finish(trainer)
+
+    def _warn_of_cost(self, started: float, last: bool) -> None:
+        """Warns of large checkpoints that take much of the time, unless this was the last."""
+        now = time.monotonic()
+        share, self._last_save = (now - started) / (now - self._last_save), now
+        gib = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and not file.is_symlink()) / 2**30
+        if rank() == 0 and not last and share > COSTLY_SHARE and gib > COSTLY_GIB:
+            warnings.warn(
+                f"checkpoints take {share:.0%} of the time ({gib:.1f} GiB are in {self.folder}): raise "
+                f"callbacks.rl_checkpoint.every_n_steps, which is {self.every_n_steps}",
+                stacklevel=2,
+            )
 
     def _finish(self, trainer: Trainer) -> None:
         """Publishes a written checkpoint as the newest; a crash before this leaves the previous one."""

@@ -113,8 +113,8 @@ def step(size: str) -> Callable[[bool, Path], Rows]:
 def engines(tiny: bool, out: Path) -> Rows:
     """Tokens per second of the rollout engines."""
     small = ["--responses=8", "--tokens=8", "--repeats=1", "--models=mini"] if tiny else ["--device=cuda"]
-    said = command("benchmarks/rollout.py", *small)
-    head, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in said.splitlines() if line.startswith("|")]
+    said = command("-m", "benchmarks.rollout", *small)
+    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in said.splitlines() if line.startswith("|")]
     for model, *speeds in rows:
         yield f"tokens/s, {model}", ", ".join(f"{name} {speed}" for name, speed in zip(head[1:], speeds, strict=False))
 

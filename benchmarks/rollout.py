@@ -1,10 +1,12 @@
-"""Tokens per second of the plain engine, Hugging Face's generate and vLLM, side by side: the same prompts, lengths and weights.
+"""Tokens per second of the plain engine, Hugging Face's generate and vLLM (where it is installed), by turns: the same prompts,
+lengths and weights.
 
-.venv-vllm/bin/python benchmarks/rollout.py             mini (0.1 M parameters) and a random model of 10 M, on the CPU, one thread
-.venv-vllm/bin/python benchmarks/rollout.py --device cuda
+python -m benchmarks.rollout                   mini and random models of 10 M and 135 M parameters, on the CPU, one thread
+python -m benchmarks.rollout --device cuda
 """
 
 import argparse
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,24 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from benchmarks.models import SIZES, folder_of
+from benchmarks.tables import machine, markdown, versions
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vapo.data.sums import problem_at
 from vapo.models.actor import Actor, load_tokenizer
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.rollout.vllm.engine import VLLMEngine
-from vapo.run.pretrain import build_model, build_tokenizer
 from vapo.types import Request, SamplingParams
 
-ASSETS = Path(__file__).resolve().parents[1] / "src" / "vapo" / "assets"
-NEVER = [10_000]  # an EOS that these models cannot write: every response has the full length
-
-
-def models(folder: Path) -> dict[str, str]:
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    build_model(tokenizer, hidden=384, layers=6, heads=6).save_pretrained(folder / "10M")
-    tokenizer.save_pretrained(folder / "10M")
-    return {"mini": str(ASSETS / "mini" / "base"), "10M": str(folder / "10M")}
+ENGINES = ("torch engine", "HF generate", "vLLM")
+NEVER = [100_000]  # an EOS that these models cannot write: every response has the full length
 
 
 def generators(
@@ -66,28 +62,32 @@ def generators(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--responses", type=int, default=256)
+    parser.add_argument("--responses", type=int, default=256, help="to 16 prompts of 20 tokens; an eighth of them for 135M")
     parser.add_argument("--tokens", type=int, default=128, help="per response")
-    parser.add_argument("--repeats", type=int, default=3, help="the best one counts; a first, uncounted one warms up")
-    parser.add_argument("--models", nargs="*", choices=("mini", "10M"), default=["mini", "10M"])
+    parser.add_argument("--repeats", type=int, default=5, help="the median counts; a first, uncounted one warms up")
+    parser.add_argument("--models", nargs="*", choices=SIZES, default=SIZES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| model | " + " | ".join(("torch engine", "HF generate", "vLLM")) + " |  tokens/s")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in [(name, path) for name, path in models(Path(folder)).items() if name in arguments.models]:
-            prompt = tuple(load_tokenizer(path).encode("7-9+8+3-2+5-8+6-4+1:"))
-            requests = [Request(prompt, seed) for seed in range(arguments.responses)]
+        for size in arguments.models:
+            path = str(folder_of(size, Path(folder)))
+            tokenizer = load_tokenizer(path)
+            prompts = [tuple(tokenizer.encode(f"{problem_at(index, 0, 10, 10)}:")) for index in range(16)]
+            responses = arguments.responses // (8 if size == "135M" else 1)
+            requests = [Request(prompts[seed * 16 // responses], seed) for seed in range(responses)]
             model = AutoModelForCausalLM.from_pretrained(path).to(arguments.device).eval()
-            speeds = []
-            for run in generators(path, model, requests, SamplingParams(max_new_tokens=arguments.tokens)).values():
-                run()
-                best = 0.0
-                for _ in range(arguments.repeats):
+            runs = generators(path, model, requests, SamplingParams(max_new_tokens=arguments.tokens))
+            speeds: dict[str, list[float]] = {name: [] for name in runs}
+            for _ in range(arguments.repeats + 1):
+                for name, generate in runs.items():
                     started = time.perf_counter()
-                    best = max(best, run() / (time.perf_counter() - started))
-                speeds.append(f"{best:,.0f}")
-            size = sum(p.numel() for p in model.parameters()) / 1e6
-            print(f"| {name}, {size:.1f} M | {' | '.join(speeds)} |", flush=True)
+                    speeds[name].append(generate() / (time.perf_counter() - started))
+            medians = {name: statistics.median(found[1:]) for name, found in speeds.items()}
+            parameters = sum(p.numel() for p in model.parameters()) / 1e6
+            rows.append([f"{size}, {parameters:.1f} M", *(f"{medians[name]:,.0f}" if name in medians else "–" for name in ENGINES)])
+    print(markdown(("response tokens per second", *ENGINES), rows))
+    print(f"\nmedians of {arguments.repeats}, {arguments.device}, one thread; {machine()}; {versions()}")
 
 
 if __name__ == "__main__":

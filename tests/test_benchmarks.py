@@ -1,10 +1,16 @@
 """Benchmarks in a tiny form: that they run and write their tables. What they measure is never tested."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.step import TINY
 from benchmarks.tables import machine, markdown, median_seconds, versions
+from benchmarks.vs_trl import write_prompts
+
+from vapo.data.sums import problem_at
+from vapo.verifiers.sums import answer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +23,46 @@ def test_host(tmp_path: Path) -> None:
     steps = ["gather", "collate", "annotate: value_R", "annotate: old_logprob_R", "credit", "select, 2 x 16 minibatches", "report"]
     assert first == ["operation", "---", *steps, "total", "rollouts", "---", "32", "64"]
     assert (tmp_path / "host.png").stat().st_size > 1000 and done.stdout.strip().endswith(versions())
+
+
+def finished(*words: str) -> str:
+    """What a benchmark prints."""
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def test_step() -> None:
+    printed = finished("benchmarks.step", "--size", "tiny", "--steps", "1")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == ["cores", "---", "1", "2"]
+    for row in rows[2:]:
+        assert float(row[1]) > 0 and all(float(cell) >= 0 for cell in row[2:])
+    assert float(rows[2][1]) >= sum(map(float, rows[2][2:6])) - 0.03  # on one core phases do not overlap; cells are rounded
+
+
+def test_update() -> None:
+    printed = finished("benchmarks.update", "--size", "tiny", "--repeats", "1")
+    first = [line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines() if line.startswith("| ")]
+    assert first == ["pass over all rollouts", "---", "update", "no gradient"] and printed.endswith(versions())
+
+
+def test_rollout() -> None:
+    printed = finished("benchmarks.rollout", "--models", "mini", "--responses", "4", "--tokens", "4", "--repeats", "1")
+    assert "| mini, 0.1 M |" in printed and versions() in printed
+
+
+def test_scoring() -> None:
+    printed = finished("benchmarks.scoring", "--answers", "20", "--repeats", "1")
+    assert "| numbers |" in printed and "| math-verify |" in printed and versions() in printed
+
+
+def test_the_prompts_for_trl_are_those_of_the_task(tmp_path: Path) -> None:
+    """TRL itself is in an environment that the command makes: no part of CI."""
+    write_prompts(tmp_path / "prompts.jsonl", TINY, 3)
+    rows = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == [f"{problem_at(index, 0, 4, 4)}:" for index in range(3)]
+    assert all(row["reference"] == str(answer(row["prompt"][:-1])) for row in rows)
 
 
 def test_tables_and_medians() -> None:

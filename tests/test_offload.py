@@ -38,7 +38,7 @@ def test_only_the_network_in_use_is_on_the_device_and_no_number_changes(
         return original(self, *rollouts)
 
     monkeypatch.setattr(Learner, "micro_batches", micro_batches)
-    run(tmp_path / "with", "module.offload=true", experiment=experiment)
+    run(tmp_path / "with", "module.offload=true", "module.overlap=false", experiment=experiment)
     other = "reference" if experiment == "grpo" else "critic"
     assert here == set() and {name for name, _, _ in moves} == {"actor", other}
     with_states = [name for name, _, states in moves if states]  # at the start, then around updates only

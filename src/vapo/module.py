@@ -60,9 +60,9 @@ class RLModule(LightningModule):
         max_grad_norm: float | None,
         max_skipped_updates: int,
         offload: bool,
-        overlap: bool,
         sharding: Sharding,
         seed: int,
+        overlap: bool = False,
     ) -> None:
         """
         Args:

@@ -72,7 +72,7 @@ def test_bfloat16_passes_with_its_own_limit_and_not_with_float32s(tmp_path: Path
 
 def test_settings_below_1_say_what_to_set() -> None:
     with pytest.raises(ValueError, match=r"set both of callbacks\.self_test to 1 or more"):
-        SelfTest(0, 2, 32, None, None)
+        SelfTest(0, 2, 32, None)
 
 
 def test_dropout_is_no_gap_and_a_resumed_run_may_skip_the_test(tmp_path: Path) -> None:

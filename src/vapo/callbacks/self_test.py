@@ -20,7 +20,9 @@ SELF_TEST_STEP = -3  # RL step in the sampling seeds of the self-test's response
 class SelfTest(Callback):
     """Compares log-probabilities of the actor and of the rollout engine with those of a plain call of the model."""
 
-    def __init__(self, prompts: int, responses: int, max_new_tokens: int, max_gap: float | None, equal_gap: float | None) -> None:
+    def __init__(
+        self, prompts: int, responses: int, max_new_tokens: int, max_gap: float | None, equal_gap: float | None = None
+    ) -> None:
         """
         Args:
             prompts: held-out prompts, >= 1; responses: per prompt, >= 1; max_new_tokens: per response.

@@ -1,4 +1,5 @@
-"""Models that benchmarks measure, as Hugging Face folders: mini, which ships, and random ones with mini's tokenizer."""
+"""Models that benchmarks measure, as Hugging Face folders (mini, which ships, and random ones with mini's tokenizer), and how much
+of what an RL step of each has."""
 
 from pathlib import Path
 
@@ -9,11 +10,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from vapo.run.pretrain import build_model, build_tokenizer
 
 SIZES = ("mini", "10M", "135M")
+MINI = {"rollouts": 256, "group": 16, "minibatch": 64, "tokens": 256, "least": 12, "most": 28}  # operands of a problem
+LONG_PROMPTS = {"rollouts": 64, "group": 8, "minibatch": 16, "tokens": 32, "least": 48, "most": 48}
+TINY = {"rollouts": 8, "group": 4, "minibatch": 4, "tokens": 8, "least": 4, "most": 4}
+
+
+def shape_of(size: str) -> dict[str, int]:
+    """Rollouts of a step, of a group and of a minibatch, tokens of a response, operands of a problem."""
+    return {"mini": MINI, "tiny": TINY}.get(size, LONG_PROMPTS)
 
 
 def folder_of(size: str, folder: Path) -> Path:
-    """The model's folder, made in `folder` if it does not ship: `135M` has the sizes of SmolLM2-135M."""
-    if size == "mini":
+    """The model's folder, made in `folder` if it does not ship: `135M` has the sizes of SmolLM2-135M, `tiny` is mini."""
+    if size in ("mini", "tiny"):
         return ROOT / "src" / "vapo" / "assets" / "mini" / "base"
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

@@ -6,26 +6,21 @@ python -m benchmarks.step --size 135M      a random Llama of SmolLM2-135M's size
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import SIZES, folder_of
-from benchmarks.tables import ROOT, machine, markdown, versions
+from benchmarks.models import SIZES, folder_of, shape_of
+from benchmarks.tables import ROOT, machine, markdown, output_of, versions
 from lightning import Callback, Trainer
 
 from vapo.module import RLModule
 
 OFF = ("aime_evaluation", "credit_assignment", "rollout_log", "export_hf", "rl_checkpoint", "progress", "summary", "throughput")
 FROZEN = ("algorithm.value_pretraining_steps=0", "module.actor_optimizer.lr=0", "module.critic_optimizer.lr=0")  # lengths stay
-LONG_PROMPTS = {"rollouts": 64, "group": 8, "minibatch": 16, "tokens": 32, "operands": 48}
-MINI = {"rollouts": 256, "group": 16, "minibatch": 64, "tokens": 256, "operands": 0}  # operands: 0 for those of the task
-TINY = {"rollouts": 8, "group": 4, "minibatch": 4, "tokens": 8, "operands": 4}
 PHASES = ("rollout", "annotate", "critic_update", "actor_update")
 
 
@@ -60,6 +55,8 @@ def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path
         "data.rollouts_per_step": shape["rollouts"],
         "algorithm.group_size": shape["group"],
         "module.minibatch_rollouts": shape["minibatch"],
+        "data.source.min_operands": shape["least"],
+        "data.source.max_operands": shape["most"],
         "module.policy_steps": steps + 1,
         "rollout.sampling.max_new_tokens": shape["tokens"],
         "scale_overrides.overlong_buffer": 4,
@@ -67,16 +64,10 @@ def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path
         "+callbacks.clock.file": file,
         "hydra.run.dir": folder / "run",
     }
-    if shape["operands"]:
-        settings |= {"data.source.min_operands": shape["operands"], "data.source.max_operands": shape["operands"]}
     if not mini:  # the reward model that ships is mini's
         settings |= {"model.critic.path": model, "model.critic.head_init": "zero"}
     words = [f"{key}={value}" for key, value in settings.items()] + [f"callbacks.{name}=null" for name in OFF]
-    command = [sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr[-3000:])
+    output_of([sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN], PYTHONPATH=str(ROOT))
     return list(json.loads(file.read_text())[1:])
 
 
@@ -90,10 +81,9 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=5, help="after a first, uncounted one")
     arguments = parser.parse_args()
-    shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
-    rows = []
+    shape, rows = shape_of(arguments.size), []
     with tempfile.TemporaryDirectory() as folder:
-        model = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
+        model = folder_of(arguments.size, Path(folder))
         for cores in arguments.cores:
             found = medians(run(model, shape, cores, arguments.steps, Path(folder) / str(cores)))
             rows.append([cores, *(f"{found[name]:.2f}" for name in ("step", *PHASES)), f"{found['length']:.0f}"])

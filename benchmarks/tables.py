@@ -1,10 +1,9 @@
-"""What every benchmark prints: Markdown tables, the machine, commit and versions, and medians."""
+"""What benchmarks share: Markdown tables, the machine, commit and versions, and commands."""
 
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable, Iterable, Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -40,11 +39,14 @@ def versions() -> str:
     return f"commit {git_commit(ROOT)}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def median_seconds(run: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median seconds of `run` by `clock`, which may be `time.process_time` for CPU seconds."""
-    seconds = []
-    for _ in range(repeats):
-        started = clock()
-        run()
-        seconds.append(clock() - started)
-    return statistics.median(seconds)
+def output_of(words: Sequence[str], **environment: str) -> str:
+    """What a command of this checkout prints. Idle OpenMP threads sleep, as with make.
+
+    Raises:
+        RuntimeError: it failed; the message is the end of what it said.
+    """
+    variables = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"} | environment
+    done = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    return done.stdout

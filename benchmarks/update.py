@@ -5,15 +5,13 @@ python -m benchmarks.update --size 135M      a random Llama of SmolLM2-135M's si
 """
 
 import argparse
-import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from benchmarks.models import SIZES, folder_of
-from benchmarks.step import LONG_PROMPTS, MINI, TINY
+from benchmarks.models import SIZES, folder_of, shape_of
 from benchmarks.tables import machine, markdown, versions
 
 from vapo.data.sums import problem_at
@@ -26,12 +24,11 @@ from vapo.types import Batch, Prompt, Request, Rollout, SamplingParams, Status, 
 
 def sampled(path: Path, actor: Actor, shape: dict[str, int]) -> Batch:
     """Rollouts of the model itself: its own lengths."""
-    tokenizer, engine, rng = load_tokenizer(str(path)), TorchEngine(actor.eos_token_ids), random.Random(0)
+    tokenizer, engine = load_tokenizer(str(path)), TorchEngine(actor.eos_token_ids)
     engine.load_weights(actor, 0)
     prompts = []
     for index in range(shape["rollouts"] // shape["group"]):
-        operands = shape["operands"] or rng.randint(12, 28)
-        text = f"{problem_at(index, 0, operands, operands)}:"
+        text = f"{problem_at(index, 0, shape['least'], shape['most'])}:"
         prompts.append(Prompt(index, text, "", tuple(tokenizer.encode(text))))
     groups = [prompt for prompt in prompts for _ in range(shape["group"])]
     requests = [Request(prompt.token_ids, seed) for seed, prompt in enumerate(groups)]
@@ -60,9 +57,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
+    shape = shape_of(arguments.size)
     with tempfile.TemporaryDirectory() as folder:
-        path = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
+        path = folder_of(arguments.size, Path(folder))
         actor = Actor.from_pretrained(str(path))
         batch = sampled(path, actor, shape)
     forms = {"padded": ("sdpa", 4096, 0.0), "packed": (actor.language_model.config._attn_implementation, 16384, SIMILAR)}

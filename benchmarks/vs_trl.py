@@ -11,16 +11,15 @@ The first call makes .venv-trl, with TRL and the locked torch and transformers. 
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.models import SIZES, folder_of
-from benchmarks.step import LONG_PROMPTS, MINI, TINY, run
-from benchmarks.tables import ROOT, machine, markdown, versions
+from benchmarks.models import SIZES, folder_of, shape_of
+from benchmarks.step import run
+from benchmarks.tables import ROOT, machine, markdown, output_of, versions
 
 from vapo.data.sums import problem_at
 from vapo.verifiers.sums import answer
@@ -47,8 +46,7 @@ def trl_python() -> str:
 
 
 def write_prompts(file: Path, shape: dict[str, int], count: int) -> None:
-    least, most = (shape["operands"],) * 2 if shape["operands"] else (12, 28)  # mini's
-    problems = [problem_at(index, 0, least, most) for index in range(count)]
+    problems = [problem_at(index, 0, shape["least"], shape["most"]) for index in range(count)]
     rows = [{"prompt": f"{problem}:", "reference": str(answer(problem))} for problem in problems]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -60,10 +58,7 @@ def run_trl(model: Path, shape: dict[str, int], threads: int, steps: int, folder
     sizes = {name: shape[name] for name in ("rollouts", "group", "minibatch", "tokens")} | {"threads": threads, "steps": steps + 1}
     words = {"model": model, "prompts": prompts, "out": folder / "trl", "settings": json.dumps(settings), **sizes}
     command = [trl_python(), "benchmarks/trl_grpo.py", *(str(x) for name, value in words.items() for x in (f"--{name}", value))]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr[-3000:])
-    return list(json.loads(done.stdout.strip().splitlines()[-1])[1:])
+    return list(json.loads(output_of(command).strip().splitlines()[-1])[1:])
 
 
 def main() -> None:
@@ -73,11 +68,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of each turn, after a first, uncounted one")
     parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
-    shape = {"mini": MINI, "tiny": TINY}.get(arguments.size, LONG_PROMPTS)
+    shape = shape_of(arguments.size)
     trl_python()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        model = folder_of(arguments.size.replace("tiny", "mini"), Path(folder))
+        model = folder_of(arguments.size, Path(folder))
         for cores in arguments.cores:
             found: dict[str, Steps] = {"VAPO": [], **{f"TRL GRPO, {name}": [] for name in SETTINGS}}
             for turn in range(arguments.turns):

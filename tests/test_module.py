@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from tests.padding import pad
 from tests.runs import build, gradients, run
 
 import vapo.models.logprobs
@@ -41,7 +42,7 @@ def test_gradients_do_not_depend_on_micro_batches(arm: str, tmp_path: Path) -> N
     module, batch = build(tmp_path, **(ARMS | GROUP_ARMS)[arm])
     whole = gradients(module, batch, 10**6)
     assert sum(g.abs().sum() for g in whole) > 0
-    width = int((batch.prompt_length_B + batch.response_length_B).max())
+    width = int(batch.length_B.max())
     for parts in (2, 4, 8):
         for a, b in zip(whole, gradients(module, batch, width * len(batch) // parts), strict=True):
             assert (a - b).abs().max() < 1e-6 * max(1.0, a.abs().max()), (arm, parts)
@@ -76,7 +77,7 @@ def test_a_constant_critic_gives_the_advantage_known_in_closed_form(tmp_path: Pa
         head.bias.fill_(0.25)
         value_R = module.learners["critic"].per_token(batch, module.critic)
     credited = module.algorithm.credit(batch.replace(value_R=value_R))
-    advantage_BT, target_BT = credited.pad(credited.advantage_R), credited.pad(credited.target_R)  # type: ignore[arg-type]
+    advantage_BT, target_BT = pad(credited, credited.advantage_R), pad(credited, credited.target_R)
     for i in range(len(batch)):
         length, reward = int(batch.response_length_B[i]), 1.0 if batch.correct_B[i] else -1.0
         lam = float(length_adaptive_lambda(batch.response_length_B, 0.1)[i])

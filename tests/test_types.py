@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.padding import pad
 
 from vapo.micro_batches import micro_batches
 from vapo.rollout.collate import collate
@@ -33,14 +34,14 @@ def test_mask_is_left_aligned(batch):
 
 def test_pad_places_tokens_by_response_and_the_mask_takes_them_back(batch):
     x_R = torch.arange(1, 35)
-    x_BT = batch.pad(x_R)
+    x_BT = pad(batch, x_R)
     rows, start = [], 1
     for length in [5, 1, 9, 2, 4, 7, 3, 3]:
         rows.append(list(range(start, start + length)) + [0] * (9 - length))
         start += length
     assert x_BT.tolist() == rows
     assert torch.equal(x_BT[batch.mask_BT], x_R)
-    assert batch.pad(x_R.double()).dtype == torch.float64
+    assert pad(batch, x_R.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("rows", [[0], [7, 0], [5, 2, 2, 1], list(range(8)), list(range(7, -1, -1))])
@@ -48,7 +49,7 @@ def test_select_takes_rollouts_in_the_order_asked(annotated, rollouts, rows):
     chosen, expected = annotated.select(torch.tensor(rows)), collate([rollouts[row] for row in rows])
     for name in ("token_N", "prompt_length_B", "response_length_B", "group_B", "correct_B", "truncated_B", "sampler_logprob_R"):
         assert torch.equal(getattr(chosen, name), getattr(expected, name)), name
-    value_BT = annotated.pad(annotated.value_R)
+    value_BT = pad(annotated, annotated.value_R)
     assert chosen.value_R.tolist() == [value_BT[row, t].item() for row in rows for t in range(annotated.response_length_B[row])]
 
 

@@ -177,7 +177,7 @@ class RLModule(LightningModule):
         """Trains one network on each minibatch of each epoch; returns the number of updates, skipped ones included."""
         learner, loss, updates = self.learners[name], self.critic_loss if name == "critic" else self.actor_loss, 0
         dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
-        with learner.on_device(train=True), learner.precision():
+        with learner.on_device(train=True), learner.precision():  # autocast is of one thread, and this may be another
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
                 for index_B in self.minibatches(len(batch), epoch):
                     counts = self.algorithm.normalizers(batch, index_B)  # denominators of the losses, over the whole minibatch

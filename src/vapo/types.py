@@ -105,7 +105,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts of one RL step, ragged: flat tokens and lengths. Padding appears only in `pad` and in a `MicroBatch`."""
+    """Rollouts of one RL step, ragged: flat tokens and lengths. Padding appears only in a `MicroBatch`."""
 
     token_N: Tensor  # int32: prompt then response, rollout after rollout
     prompt_length_B: Tensor
@@ -133,15 +133,10 @@ class Batch:
         """True on response tokens, left-aligned; T is the longest response."""
         return torch.arange(int(self.response_length_B.max())) < self.response_length_B[:, None]
 
-    def pad(self, x_R: Tensor) -> Tensor:
-        """Flat response tokens -> `x_BT`, 0 in the padding. The inverse is `x_BT[batch.mask_BT]`."""
-        mask_BT = self.mask_BT
-        return torch.zeros(mask_BT.shape, dtype=x_R.dtype).masked_scatter_(mask_BT, x_R)
-
     def select(self, index_B: Tensor) -> "Batch":
         """The rollouts `index_B`, in that order."""
         spans = {}
-        for axis, length_B in (("R", self.response_length_B), ("N", self.prompt_length_B + self.response_length_B)):
+        for axis, length_B in (("R", self.response_length_B), ("N", self.length_B)):
             end_B = length_B.cumsum(0)
             spans[axis] = list(zip((end_B - length_B)[index_B].tolist(), end_B[index_B].tolist(), strict=True))
         chosen: dict[str, Any] = {}

@@ -23,23 +23,23 @@ def value_loss(value_BT: Tensor, target_BT: Tensor, old_value_BT: Tensor | None 
     return 0.5 * error_BT
 
 
-def explained_variance_sums(value_R: Tensor, return_R: Tensor, length_S: Tensor | None = None) -> Tensor:
+def explained_variance_sums(value_R: Tensor, return_R: Tensor, segment_lengths: Tensor | None = None) -> Tensor:
     """The five sums `(n, R, R^2, R-V, (R-V)^2)` over tokens, float64: add them over micro-batches and ranks, then
     call `explained_variance`. Averaging explained variances of parts would be meaningless.
 
     Args:
         value_R, return_R: the critic's value and the Monte-Carlo return at each token.
-        length_S: to sum separately over the first tokens, the next ones and so on: how many in each of these segments.
+        segment_lengths: to sum separately over the first tokens, the next ones and so on: how many in each of these segments.
 
     Returns:
-        Sums of shape (S, 5), or of shape (5,) without `length_S`.
+        Sums of shape (segments, 5), or of shape (5,) without `segment_lengths`.
     """
     return_R = return_R.double()
     error_R = return_R - value_R.double()
     columns = (torch.ones_like(return_R), return_R, return_R**2, error_R, error_R**2)
-    if length_S is None:
+    if segment_lengths is None:
         return torch.stack([x_R.sum() for x_R in columns])
-    return torch.stack([torch.segment_reduce(x_R, "sum", lengths=length_S) for x_R in columns], -1)
+    return torch.stack([torch.segment_reduce(x_R, "sum", lengths=segment_lengths) for x_R in columns], -1)
 
 
 def explained_variance(sums: Tensor) -> Tensor:

@@ -58,11 +58,17 @@ AttentionInterface.register(PACKED, attention)
 AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
+def layer_kinds(model: PreTrainedModel) -> set[str]:
+    """What transformers calls the layers' types, such as full_attention and sliding_attention."""
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+
+
 def sees_all_before(model: PreTrainedModel) -> bool:
     """Whether every layer is SDPA over all tokens before each, without windows."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = kinds != {"full_attention"} or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None))
+    windowed = layer_kinds(model) != {"full_attention"} or (
+        not hasattr(config, "layer_types") and getattr(config, "sliding_window", None)
+    )
     return config._attn_implementation in ("sdpa", PACKED) and not windowed
 
 

@@ -129,8 +129,8 @@ class GroupCache(BufferedCache):
         place_B[order_B] = torch.arange(len(order_B), device=order_B.device) - start_P.repeat_interleave(size_P)
         width = int(size_P.max())
         self.slot_B = self.prompt_B * width + place_B
-        self.row_S = torch.zeros(len(size_P) * width, dtype=torch.long, device=order_B.device)  # empty slots repeat row 0
-        self.row_S[self.slot_B] = torch.arange(len(order_B), device=order_B.device)
+        self.row_X = torch.zeros(len(size_P) * width, dtype=torch.long, device=order_B.device)  # empty slots repeat row 0
+        self.row_X[self.slot_B] = torch.arange(len(order_B), device=order_B.device)
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, **options: Any) -> Tensor:
         """Attention of one new token of each row over its prompt and its response.
@@ -150,7 +150,7 @@ class GroupCache(BufferedCache):
 
         def grid(x: Tensor) -> Tensor:
             """(rows, shared heads, heads of each, D) -> (P * shared heads, slots * heads of each, D)."""
-            slots = x.index_select(0, self.row_S).view(prompts, -1, *x.shape[1:])
+            slots = x.index_select(0, self.row_X).view(prompts, -1, *x.shape[1:])
             return slots.transpose(1, 2).reshape(prompts * shared, -1, x.shape[-1])
 
         def ungrid(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from vapo.distributed.sharding import compute_buffers, device_of, is_sharded
 from vapo.models.actor import Actor
-from vapo.models.attention import is_packed, sees_all_before
+from vapo.models.attention import is_packed, layer_kinds, sees_all_before
 from vapo.models.export import merged_weights
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.kv_cache import BufferedCache, GroupCache
@@ -58,7 +58,7 @@ def plain_attention(model: PreTrainedModel) -> bool:
     Raises:
         ValueError: the model has layers that this engine has no cache for.
     """
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    kinds = layer_kinds(model)
     if not kinds <= {"full_attention", "sliding_attention"}:
         raise ValueError(f"rollout=torch cannot generate with layers of kind {', '.join(sorted(kinds))}: set rollout=vllm")
     return sees_all_before(model)

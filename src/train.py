@@ -12,8 +12,10 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("train")
 def main(config: DictConfig) -> float | None:
+    from vapo.run.pretrain import make_model
     from vapo.run.training import train
 
+    make_model(config)  # with model=made, where it does not exist yet
     latest = train(config)
     if config.optimized_metric is None:
         return None

@@ -6,7 +6,7 @@ import pytest
 
 from vapo.data.sums import NoisySolver, make_problem, mini_aime, problem_at
 from vapo.types import Status
-from vapo.verifiers.sums import SumsVerifier, answer, trace
+from vapo.verifiers.sums import SumsVerifier, answer, parse_problem, reveal_index, trace
 
 SOLUTIONS = 4000
 
@@ -166,3 +166,71 @@ def test_problem_at_never_gives_a_mini_aime_problem():
     problems = {problem_at(index, 0, 2, 2) for index in range(2000)}
     assert not problems & set(mini_aime(2, 2))
     assert len(problems) == 10 * 2 * 9 - 30  # and every other problem of 2 operands
+
+
+def test_hard_operations_come_first_and_the_stated_total_is_true():
+    for seed in range(100):
+        problem = make_problem(random.Random(seed), 20, hard_operations=4, reveal=8)
+        start, operations, stated_after = parse_problem(problem)
+        digits = [operand for _, operand in operations]
+        assert len(operations) == 19 and set(digits[:4]) <= {8, 9} and set(digits[4:]) <= {1, 2, 3, 4, 5}
+        assert stated_after == 12
+        before, after = problem.split("(")
+        assert before[0] == str(start) and eval(before) % 10 == int(after[0])
+
+
+@pytest.mark.parametrize(("reveal", "operands"), [(0, 20), (None, 20), (8, 12)])
+def test_a_problem_states_nothing_where_it_is_not_asked_to_or_is_too_short(reveal, operands):
+    assert "(" not in make_problem(random.Random(0), operands, hard_operations=4, reveal=reveal)
+
+
+def hidden_slips(rate, reveal=8):
+    """Problems with a stated total, and solutions whose slips look like any result."""
+    rng, solver = random.Random(0), NoisySolver(direct_share=0.0, slip_rate=rate, mark_slips=False)
+    problems = [make_problem(rng, 20, 4, reveal) for _ in range(500)]
+    return [(problem, solver.solve(rng, problem)) for problem in problems]
+
+
+def test_a_hidden_slip_is_the_digit_above_the_true_one_and_the_solution_goes_on_from_it():
+    slips = total = 0
+    for problem, solution in hidden_slips(0.5):
+        results = re.findall(r"(\d)([+-]\d)=(\d);(?:\d\|\d[;:])?", solution)
+        assert "?" not in solution and results[0][0] == problem[0]
+        for (start, change, result), following in zip(results, [*results[1:], None], strict=True):
+            exact = int(start) + int(change)
+            hard = int(change[1]) >= 8 and not 0 <= exact <= 9
+            assert result == str(exact % 10) or (hard and result == str((exact + 1) % 10))
+            assert following is None or following[0] == result
+            slips, total = slips + (hard and result != str(exact % 10)), total + hard
+    assert slips / total == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_stated_total_says_whether_a_slip_was_made_and_not_before():
+    seen = set()
+    for problem, solution in hidden_slips(0.3):
+        steps = trace(problem, solution)
+        index = reveal_index(solution)
+        right = all(step.right for step in steps)
+        own, given, sign = solution[index - 2], solution[index], solution[index + 1]
+        assert len(steps) == 19
+        assert (sign == ";") == (own == given) and (right is False or sign == ";")
+        assert given == re.search(r"\((\d)\)", problem)[1]
+        assert sum(step.result_index < index for step in steps) == 12
+        seen.add((right, sign))
+    assert {(True, ";"), (False, ":")} <= seen
+
+
+def test_without_slips_hidden_or_not_every_solution_is_right():
+    assert all(status(*pair) is Status.CORRECT for pair in hidden_slips(0.0))
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_hardness_by_the_operand_alone_can_be_read_from_the_problem(needed):
+    rng, solver = random.Random(0), NoisySolver(direct_share=0.0, slip_rate=1.0, hard_needs_crossing=needed)
+    slips = {(problem := make_problem(rng, 9, 4), solver.solve(rng, problem).count("?")) for _ in range(100)}
+    assert ({count for _, count in slips} == {4}) != needed
+
+
+def test_a_benchmark_of_the_same_family_is_held_out():
+    assert all(problem.count("(") == 1 for problem in mini_aime(18, 26, 4, 8))
+    assert not {problem_at(index, 0, 18, 26, 4, 8) for index in range(50)} & set(mini_aime(18, 26, 4, 8))

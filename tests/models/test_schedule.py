@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from vapo.models.schedule import warmup_constant
+from vapo.models.schedule import warmup_constant, warmup_decay
 
 
-def rates(warmup_steps, steps=6):
+def rates(warmup_steps, seen_steps=6, make=warmup_constant, **settings):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule, seen = warmup_constant(optimizer, warmup_steps), []
-    for _ in range(steps):
+    schedule, seen = make(optimizer, warmup_steps, **settings), []
+    for _ in range(seen_steps):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
@@ -30,3 +30,22 @@ def test_warmup_then_constant(warmup_steps, expected):
 def test_a_negative_warmup_says_what_to_set():
     with pytest.raises(ValueError, match="warmup_steps is -1; set it to 0"):
         rates(-1)
+
+
+@pytest.mark.parametrize(
+    ("warmup_steps", "decay_steps", "expected"),
+    [
+        (2, 3, [1.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]),
+        (0, 0, [2.0] * 6 + [0.0, 0.0]),
+        (0, 6, [12 / 7, 10 / 7, 8 / 7, 6 / 7, 4 / 7, 2 / 7, 0.0, 0.0]),
+        (4, 5, [0.5, 1.0, 4 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 0.0]),  # they meet below the full rate
+    ],
+)
+def test_warmup_then_decay_to_the_end_of_the_run(warmup_steps, decay_steps, expected):
+    assert rates(warmup_steps, 8, warmup_decay, steps=6, decay_steps=decay_steps) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("decay_steps", [-1, 7])
+def test_a_decay_that_does_not_fit_says_what_to_set(decay_steps):
+    with pytest.raises(ValueError, match=f"decay_steps is {decay_steps} of 6 RL steps.*set decay_steps from 0 to 6"):
+        rates(2, 6, warmup_decay, steps=6, decay_steps=decay_steps)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from vapo.types import Status, Verdict
-from vapo.verifiers.sums import Step, SumsVerifier, answer, apply, parse_problem, trace
+from vapo.verifiers.sums import Step, SumsVerifier, answer, apply, parse_problem, reveal_index, trace
 
 ALPHABET = "0123456789+-=;?AA a\n\0é"
 
@@ -25,7 +25,9 @@ def test_apply_is_a_digit_for_every_entry_of_the_table():
             assert apply(apply(total, "-", operand), "+", operand) == total
 
 
-@pytest.mark.parametrize("problem", ["", "7", "7+", "+7", "7+3-", "7*3", "7 + 3", "17+3", "7+3\n", "7+3=0", "A8"])
+@pytest.mark.parametrize(
+    "problem", ["", "7", "7+", "+7", "7+3-", "7*3", "7 + 3", "17+3", "7+3\n", "7+3=0", "A8", "7(7)+3", "7+3(10)", "7+3(0)(0)"]
+)
 def test_parse_problem_refuses_what_is_not_a_problem(problem):
     with pytest.raises(ValueError, match="not a running-sums problem"):
         parse_problem(problem)
@@ -125,6 +127,13 @@ REPAIRED = (False, True)
 def test_trace_by_hand(response, findings):
     steps = trace("7-3+5+9", response)
     assert [(step.right, step.repaired) for step in steps] == findings
+
+
+def test_trace_reads_past_a_stated_total():
+    problem = "7-3+5(9)+9"
+    assert [step.right for step in trace(problem, "7-3=4;4+5=9;9|9;9+9=8;A8")] == [True, True, True]
+    assert [step.right for step in trace(problem, "7-3=5;5+5=0;0|9:0+9=9;A9")] == [False, True, True]
+    assert reveal_index("7-3=5;5+5=0;0|9:0+9=9;A9") == 14 and reveal_index("7-3=5;A9") is None
 
 
 def test_trace_gives_the_index_of_the_first_result():

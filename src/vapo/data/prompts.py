@@ -32,12 +32,23 @@ class SumsPrompts:
 
     benchmark_name = "mini_aime"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, min_operands: int, max_operands: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        min_operands: int,
+        max_operands: int,
+        hard_operations: int | None = None,
+        reveal: int | None = 0,
+        problems: int | None = None,
+    ) -> None:
         """
         Args:
             tokenizer: the policy's tokenizer.
             template: text with `{problem}` in it.
             min_operands, max_operands: difficulty range of training problems, 2 or more.
+            hard_operations, reveal: see `make_problem`.
+            problems: number of different training problems; None: endless.
         """
         if "{problem}" not in template:
             raise ValueError(f"data template is {template!r}; set data.source.template to a text that contains {{problem}}")
@@ -45,17 +56,25 @@ class SumsPrompts:
             raise ValueError(
                 f"data operands range from {min_operands} to {max_operands}; set 2 <= min_operands <= max_operands in data.source"
             )
-        self.tokenizer, self.template = tokenizer, template
-        self.min_operands, self.max_operands = min_operands, max_operands
+        if reveal and (hard_operations is None or not 0 < hard_operations + reveal < min_operands):
+            raise ValueError(
+                f"the true total would be stated after {hard_operations} + {reveal} operations; set data.source.hard_operations, "
+                f"and data.source.reveal so that both together are below min_operands ({min_operands})"
+            )
+        if problems is not None and problems < 1:
+            raise ValueError(f"data.source.problems is {problems}; set it to 1 or more different problems, or null (endless)")
+        self.tokenizer, self.template, self.problems = tokenizer, template, problems
+        self.range = (min_operands, max_operands, hard_operations, reveal)
 
     def prompt(self, index: int, seed: int) -> Prompt:
-        return self._make(index, problem_at(index, seed, self.min_operands, self.max_operands))
+        """With a number of `problems`, the stream repeats them."""
+        return self._make(index, problem_at(index if self.problems is None else index % self.problems, seed, *self.range))
 
     def held_out(self, index: int, seed: int) -> Prompt:
-        return self.prompt(index, seed + 1_000_003)  # another stream
+        return self._make(index, problem_at(index, seed + 1_000_003, *self.range))  # another stream
 
     def benchmark(self) -> list[Prompt]:
-        return [self._make(index, problem) for index, problem in enumerate(mini_aime(self.min_operands, self.max_operands))]
+        return [self._make(index, problem) for index, problem in enumerate(mini_aime(*self.range))]
 
     def trace(self, prompt: Prompt, response: str) -> list[Step]:
         """Ground truth of each step of a response, which only a generated task has."""
@@ -63,8 +82,11 @@ class SumsPrompts:
         return trace(prompt.text[len(before) : len(prompt.text) - len(after)], response)
 
     def describe(self) -> dict[str, str | int]:
-        names = ("benchmark_name", "template", "min_operands", "max_operands")
-        return {name: getattr(self, name) for name in names}
+        low, high, hard_operations, reveal = self.range
+        record: dict[str, str | int] = {"benchmark_name": self.benchmark_name, "template": self.template}
+        record |= {"min_operands": low, "max_operands": high}
+        turned = {"hard_operations": (hard_operations, None), "reveal": (reveal, 0), "problems": (self.problems, None)}
+        return record | {name: str(value) for name, (value, default) in turned.items() if value != default}
 
     def _make(self, index: int, problem: str) -> Prompt:
         text = self.template.format(problem=problem)

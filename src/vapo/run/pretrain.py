@@ -5,10 +5,13 @@ full range. The reward model starts from it and learns +1 / -1 at the last token
 value function it is biased on every earlier token, like the reward models from which the papers start a critic (vapo.md A14).
 """
 
+import fcntl
 import json
+import logging
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +36,21 @@ from vapo.rollout.collate import collate
 from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.run.record import provenance
+from vapo.run.resolvers import task_settings
 from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
 
+log = logging.getLogger(__name__)
+
 ALPHABET = "0123456789+-=;?:A"
+STATED = "()|"  # where problems state a total
 EOS, PAD = "!", "_"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
     """A tokenizer with one token per character."""
-    vocabulary = {character: i for i, character in enumerate(PAD + EOS + ALPHABET)}
+    vocabulary = {character: i for i, character in enumerate(PAD + EOS + alphabet)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -92,6 +99,8 @@ def pretrain_base(
     template: str,
     min_operands: int,
     max_operands: int,
+    hard_operations: int | None,
+    reveal: int | None,
     steps: int,
     batch_tokens: int,
     learning_rate: float,
@@ -102,6 +111,7 @@ def pretrain_base(
 
     Args:
         template: prompt with `{problem}`.
+        min_operands, max_operands, hard_operations, reveal: see `SumsPrompts`.
         steps: optimizer steps of about `batch_tokens` tokens each.
         curriculum: share of the steps over which the longest problem grows from 2 to `max_operands`.
     """
@@ -115,7 +125,7 @@ def pretrain_base(
         low = min_operands if grown == 1.0 else 2
         pairs, tokens = [], 0
         while tokens < batch_tokens:
-            problem = make_problem(rng, rng.randint(low, high))
+            problem = make_problem(rng, rng.randint(low, high), hard_operations, reveal)
             pairs.append((template.format(problem=problem), solver.solve(rng, problem)))
             tokens += len(pairs[-1][0]) + len(pairs[-1][1])
         token_BL, label_BL = (rows.to(model.device) for rows in _supervised_rows(tokenizer, pairs))
@@ -136,8 +146,7 @@ def pretrain_base(
 def train_reward_model(
     base: Path,
     tokenizer: PreTrainedTokenizerFast,
-    template: str,
-    max_operands: int,
+    task: dict[str, Any],
     max_new_tokens: int,
     rollouts: int,
     epochs: int,
@@ -147,13 +156,14 @@ def train_reward_model(
 ) -> PreTrainedModel:
     """Collects base rollouts and regresses the outcome, +1 or -1, on the last token's score alone.
 
-    Problems have 2 to `max_operands` operands, and the first epoch goes from short to long responses: from one label
-    for two hundred tokens a model cannot learn what an error looks like; from a short response with one error it can.
+    Problems have 2 to `max_operands` operands (where they state a total, `min_operands` to that), and the first epoch goes from
+    short to long responses: from one label for two hundred tokens a model cannot learn what an error looks like; from a short
+    response with one error it can.
     """
     torch.manual_seed(seed)
     engine = TorchEngine([tokenizer.eos_token_id])
     engine.load_weights(Actor.from_pretrained(str(base)).to(device), version=0)
-    source = SumsPrompts(tokenizer, template, 2, max_operands)
+    source = SumsPrompts(tokenizer, **(task if task["reveal"] else task | {"min_operands": 2}))
     prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
     batch = collate(Sampler(engine, tokenizer, SumsVerifier()).sample(prompts, 1, sampling, seed, rl_step=0))
@@ -187,18 +197,37 @@ def pretrain(config: DictConfig) -> None:
     quiet_libraries()
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    out, source = Path(config.out), config.data.source
-    task = {"template": source.template, "min_operands": source.min_operands, "max_operands": source.max_operands}
-    tokenizer = build_tokenizer()
+    out, task = Path(config.out), task_settings(config.data.source)
+    tokenizer = build_tokenizer(ALPHABET + (STATED if task["reveal"] else ""))
     model = build_model(tokenizer, **config.model).to(config.device)
-    pretrain_base(model, tokenizer, instantiate(config.solver), **task, **config.base, seed=config.seed)
+    solver = instantiate(config.solver, mark_slips=task["reveal"] == 0)
+    pretrain_base(model, tokenizer, solver, **task, **config.base, seed=config.seed)
     model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    reward_model = train_reward_model(
-        out / "base", tokenizer, source.template, source.max_operands, **config.reward_model, seed=config.seed, device=config.device
-    )
-    reward_model.save_pretrained(out / "reward")
-    tokenizer.save_pretrained(out / "reward")
+    if config.reward_model.rollouts > 0:
+        reward_model = train_reward_model(
+            out / "base", tokenizer, task, **config.reward_model, seed=config.seed, device=config.device
+        )
+        reward_model.save_pretrained(out / "reward")
+        tokenizer.save_pretrained(out / "reward")
     names = ("seed", "threads", "model", "solver", "base", "reward_model")
     settings = {name: OmegaConf.to_container(config)[name] for name in names} | {"task": task}  # type: ignore[call-overload, index]
     (out / "record.json").write_text(json.dumps(provenance(config.paths.root) | {"settings": settings}, indent=2))
+
+
+def make_model(config: DictConfig) -> None:
+    """Makes the model of a run with `model=made`, if its folder does not hold it yet. Other runs wait for the one that makes it."""
+    if "recipe" not in config.model:
+        return
+    folder = Path(config.model.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "record.json").exists():
+            return
+        log.info(f"making the base model of this task in {folder}, minutes on a CPU")
+        rest = {"data": {"source": task_settings(config.data.source)}, "paths": {"root": config.paths.root}, "out": str(folder)}
+        recipe = OmegaConf.merge(config.model.recipe, rest)
+        assert isinstance(recipe, DictConfig)
+        OmegaConf.resolve(recipe)
+        pretrain(recipe)

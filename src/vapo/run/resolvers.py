@@ -1,10 +1,12 @@
 """OmegaConf resolvers: functions that configs can call, as in `${project_root:}`."""
 
 import hashlib
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -26,11 +28,23 @@ def _engine_dtype(precision: str, strategy: str, sharded: str, weights: str) -> 
     return "bfloat16" if str(precision).startswith("bf16") else weights
 
 
+def task_settings(source: DictConfig) -> dict[str, Any]:
+    """The settings of running sums that a base model depends on."""
+    return {name: source.get(name) for name in ("template", "min_operands", "max_operands", "hard_operations", "reveal")}
+
+
+def _made_model(*, _root_: DictConfig) -> str:
+    """The folder of the model that `model.recipe` makes for the task: equal settings, equal folder."""
+    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source)]
+    return f"{_root_.paths.root}/logs/models/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
 def register() -> None:
     """Registers all resolvers; doing so twice is harmless."""
     OmegaConf.register_new_resolver("project_root", lambda: str(PACKAGE.parents[1]), replace=True)
     OmegaConf.register_new_resolver("assets", lambda: str(PACKAGE / "assets"), replace=True)
     OmegaConf.register_new_resolver("offline", _offline, replace=True)
+    OmegaConf.register_new_resolver("made_model", _made_model, replace=True)
     OmegaConf.register_new_resolver("tokens", lambda *parts: None if None in parts else sum(parts), replace=True)
     OmegaConf.register_new_resolver("engine_dtype", _engine_dtype, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda folder: hashlib.sha256(folder.encode()).hexdigest()[:12], replace=True)

@@ -7,6 +7,9 @@ A problem is `7-3+5+9`: start at the first number, add and subtract, keep the la
 
 where a result is a digit, or `?`, a slip: the step is skipped and the total stays; a digit after `?` repairs it.
 
+A problem may state the true total after one of its operations, `7-3+5(9)+9`. There a solution writes its own total beside it, and
+whether they agree: `9|9;`, or `5|9:` after a slip. In such problems a slip is a wrong digit, which nobody sees before that place.
+
 One character is one token, so a character's index in the response is its token's index.
 """
 
@@ -19,6 +22,7 @@ from vapo.verifiers.base import Verifier
 MODULUS = 10
 _ANSWER = re.compile(r"A([0-9])")
 _STEP = re.compile(r"([0-9])([+-])([0-9])=(?:([0-9])|\?([0-9])?)")
+_CHECK = re.compile(r"[0-9]\|[0-9][;:]")
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,19 @@ def apply(total: int, operator: str, operand: int) -> int:
     return (total + operand if operator == "+" else total - operand) % MODULUS
 
 
-def parse_problem(problem: str) -> tuple[int, list[tuple[str, int]]]:
-    """`"7-3+5"` -> `(7, [("-", 3), ("+", 5)])`.
+def parse_problem(problem: str) -> tuple[int, list[tuple[str, int]], int | None]:
+    """First total, operations, and the number of operations after which the problem states the true total; None if it does not.
 
-    >>> parse_problem("7-3+5")
-    (7, [('-', 3), ('+', 5)])
+    >>> parse_problem("7-3+5(9)+9")
+    (7, [('-', 3), ('+', 5), ('+', 9)], 2)
     """
-    if not re.fullmatch(r"[0-9]([+-][0-9])+", problem):
+    match = re.fullmatch(r"([0-9](?:[+-][0-9])+)(?:\(([0-9])\)((?:[+-][0-9])*))?", problem)
+    if not match:
         raise ValueError(f"not a running-sums problem: {problem!r}; expected digits joined by + and -, as in 7-3+5")
-    return int(problem[0]), [(problem[i], int(problem[i + 1])) for i in range(1, len(problem), 2)]
+    before, given, after = match.groups()
+    text = before + (after or "")
+    operations = [(text[i], int(text[i + 1])) for i in range(1, len(text), 2)]
+    return int(text[0]), operations, None if given is None else len(before) // 2
 
 
 def answer(problem: str) -> int:
@@ -52,10 +60,16 @@ def answer(problem: str) -> int:
     >>> answer("7-3+5+9")
     8
     """
-    total, operations = parse_problem(problem)
+    total, operations, _ = parse_problem(problem)
     for operator, operand in operations:
         total = apply(total, operator, operand)
     return total
+
+
+def reveal_index(response: str) -> int | None:
+    """The token index of the stated total that a response copies beside its own: from there on, a slip is visible."""
+    match = _CHECK.search(response)
+    return None if match is None else match.start() + 2
 
 
 class SumsVerifier(Verifier):
@@ -78,7 +92,7 @@ def trace(problem: str, response: str) -> list[Step]:
     [Step(result_index=4, right=True, repaired=False), Step(result_index=10, right=False, repaired=True), \
 Step(result_index=17, right=False, repaired=False)]
     """
-    total, operations = parse_problem(problem)
+    total, operations, _ = parse_problem(problem)
     steps, position = [], 0
     for operator, operand in operations:
         match = _STEP.match(response, position)
@@ -92,4 +106,6 @@ Step(result_index=17, right=False, repaired=False)]
         if response[position : position + 1] != ";":
             break
         position += 1
+        if check := _CHECK.match(response, position):
+            position = check.end()
     return steps

@@ -27,6 +27,7 @@ def test_page_and_run_name_the_same_keys(tmp_path: Path) -> None:
     assert logged - documented() == set()
     absent = {"response/length_correct_mean", "response/length_wrong_mean"}  # when there are none
     absent |= {"engine/probe_gap", "engine/servers"}  # vLLM's (tests/rollout/vllm/test_server.py)
+    absent |= {f"credit/explained_variance_{when}_reveal" for when in ("before", "after")}  # where problems state a total
     absent |= {"memory/rollout_peak_gib"}  # a GPU's
     assert documented() - logged <= absent
     assert {*MEANS, *SHARES, *EXPLAINED_VARIANCES, *GAUGES} <= documented()

@@ -1,5 +1,6 @@
 """Does it measure where a critic points? On critics whose answer is known, and on a real run."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -13,6 +14,7 @@ from vapo.callbacks.credit_assignment import NAMES, CreditAssignment, MarkedResp
 from vapo.data.prompts import SumsPrompts
 from vapo.models.actor import load_tokenizer
 from vapo.rollout.collate import collate
+from vapo.run.pretrain import ALPHABET, STATED, build_tokenizer
 from vapo.types import Prompt, Rollout, Status, Verdict
 
 TEXTS = ["7-3=4;4+5=8;8+9=7;A7", "7-3=?4;4+5=9;9+9=?;A9", "7-3=?;7+5=0;0+9=9;A9"]
@@ -31,7 +33,7 @@ def rollout(datamodule, text: str) -> Rollout:
     return Rollout(prompt, 0, completion_of(tokens), Verdict(Status.WRONG, text[-1]))
 
 
-def measured(datamodule, value_of) -> dict[str, float]:
+def measured(datamodule, value_of, **settings) -> dict[str, float]:
     """What the callback records for the critic `value_of(text index, token index)`, the value before each token."""
     callback, recorded = CreditAssignment(3, 1), {}
     callback._marked = [CreditAssignment._mark(datamodule, rollout(datamodule, text), text) for text in TEXTS]
@@ -40,7 +42,7 @@ def measured(datamodule, value_of) -> dict[str, float]:
     module = SimpleNamespace(
         learners={"critic": SimpleNamespace(per_token=lambda batch, critic: value_R)},
         critic=None,
-        algorithm=ActorCritic(),
+        algorithm=ActorCritic(**settings),
         record=lambda found: recorded.update(found),
     )
     callback._measure(module)
@@ -71,6 +73,30 @@ def test_a_critic_that_knows_scores_one(datamodule):
 
 def test_a_critic_that_sees_nothing_scores_one_half(datamodule):
     assert measured(datamodule, lambda i, t: 0.25)["credit/first_slip_auroc_value_drop"] == 0.5
+
+
+def test_the_blame_of_a_slip_is_its_part_of_the_negative_advantage(datamodule):
+    def value(i, t):  # with lambda 1 the advantage of a wrong response is -1 - V: here -0.5 at the first token, -2 at the slip
+        return -1.0 + 0.5 * (t == 0) + 2.0 * (t == result_index(i))
+
+    found = measured(datamodule, value, actor_lambda=1.0, whiten_advantages=False)
+    assert found["credit/first_slip_blame_share"] == pytest.approx(2.0 / 2.5)
+
+
+def test_explained_variance_around_the_stated_total():
+    """A critic that knows the outcome from the copied total on, and nothing before it."""
+    datamodule = SimpleNamespace(source=SumsPrompts(build_tokenizer(ALPHABET + STATED), "{problem}:", 4, 4))
+    callback, texts = CreditAssignment(1, 1), ["7-3=4;4+5=9;9|9;9+9=8;A8", "7-3=5;5+5=0;0|9:0+9=9;A9"]
+    rollouts = [rollout(datamodule, text) for text in texts]
+    rollouts[0] = replace(rollouts[0], verdict=Verdict(Status.CORRECT, "8"))
+    callback._revealed = [(rollout, 14) for rollout in rollouts]
+    value_R = torch.tensor([reward if t >= 14 else 0.3 for reward in (1.0, -1.0) for t in range(len(texts[0]) + 1)])
+    module = SimpleNamespace(
+        learners={"critic": SimpleNamespace(per_token=lambda batch, critic: value_R)}, critic=None, algorithm=ActorCritic()
+    )
+    found = callback._around_reveal(module)
+    assert found["explained_variance_before_reveal"] == pytest.approx(0.0)
+    assert found["explained_variance_after_reveal"] == pytest.approx(1.0)
 
 
 def test_a_critic_one_token_late_gets_no_credit(datamodule):

@@ -6,16 +6,23 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from vapo.algorithms import ActorCritic, auroc_at
+from vapo.algorithms import ActorCritic, auroc_at, explained_variance, explained_variance_sums
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import Batch, Rollout, SamplingParams
+from vapo.verifiers.sums import reveal_index
 
 BASE_VERSION = -2  # version of the base policy's weights in the engine: never the actor's, so the next rollouts sync again
 FIXED_SEED = 2_000_003  # seed of the fixed responses' prompts and samples, independent of the run's seed
 
 
-NAMES = ("first_slip_auroc_advantage", "first_slip_auroc_value_drop", "value_drop_slip", "value_drop_other")
+NAMES = (
+    "first_slip_auroc_advantage",
+    "first_slip_auroc_value_drop",
+    "first_slip_blame_share",
+    "value_drop_slip",
+    "value_drop_other",
+)
 MOST_DRAWS = 8  # maximum draws of `responses` prompts each, to find that many responses with a slip
 
 
@@ -34,7 +41,9 @@ class CreditAssignment(Callback):
 
     `credit/first_slip_auroc_advantage`: how often -advantage at the first unrepaired slip's result exceeds that at the other
     results of the same response, averaged over responses; `..._value_drop`: the same for V before minus V after the result.
-    An advantage that is the same at every token scores 0.5.
+    An advantage that is the same at every token scores 0.5. `credit/first_slip_blame_share`: the slip's part of the response's
+    negative advantage, over all tokens. Where problems state the true total, `credit/explained_variance_before_reveal` and
+    `..._after_reveal` are those of the tokens before it and from it on, over right and wrong responses that copy it.
     """
 
     def __init__(self, responses: int, every_n_steps: int) -> None:
@@ -52,6 +61,7 @@ class CreditAssignment(Callback):
         self.measured_base = False
         self._marked: list[MarkedResponse] = []
         self._batch: Batch | None = None
+        self._revealed: list[tuple[Rollout, int]] = []  # with the token index of the stated total
 
     def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         if isinstance(module.algorithm, ActorCritic):
@@ -79,6 +89,9 @@ class CreditAssignment(Callback):
             prompts = [datamodule.source.prompt(index, FIXED_SEED) for index in indices]
             rollouts = module.sampler.sample(prompts, 1, sampling, FIXED_SEED, 0)
             texts = [module.sampler.decode(rollout.completion.token_ids) for rollout in rollouts]
+            if draw == 0:
+                places = [reveal_index(text) for text in texts]
+                self._revealed = [(rollout, place) for rollout, place in zip(rollouts, places, strict=True) if place is not None]
             found = [self._mark(datamodule, rollout, text) for rollout, text in zip(rollouts, texts, strict=True)]
             marked += [response for response in found if response is not None]
             if len(marked) >= self.responses:
@@ -112,9 +125,24 @@ class CreditAssignment(Callback):
             others = [drop for i, drop in enumerate(drops) if i != marked.slip]
             sums["first_slip_auroc_advantage"] += auroc_at(blame, marked.slip)
             sums["first_slip_auroc_value_drop"] += auroc_at(drops, marked.slip)
+            blame_T = (-advantage_T).clamp(min=0)
+            sums["first_slip_blame_share"] += (blame_T[marked.result_indices[marked.slip]] / blame_T.sum().clamp(min=1e-12)).item()
             sums["value_drop_slip"] += drops[marked.slip]
             sums["value_drop_other"] += sum(others) / len(others)
-        module.record({f"credit/{name}": total / len(self._marked) for name, total in sums.items()})
+        means = {name: total / len(self._marked) for name, total in sums.items()}
+        module.record({f"credit/{name}": value for name, value in (means | self._around_reveal(module)).items()})
+
+    def _around_reveal(self, module: RLModule) -> dict[str, float]:
+        if not self._revealed:
+            return {}
+        assert isinstance(module.algorithm, ActorCritic)
+        batch = collate([rollout for rollout, _ in self._revealed])
+        value_R, return_R = module.learners["critic"].per_token(batch, module.critic), module.algorithm.monte_carlo_return(batch)
+        before_B = torch.tensor([place for _, place in self._revealed])
+        lengths_B2 = torch.stack([before_B, batch.response_length_B - before_B], 1)
+        sums_B25 = explained_variance_sums(value_R, return_R, lengths_B2.flatten()).view(-1, 2, 5)
+        before, after = (explained_variance(sums).item() for sums in sums_B25.sum(0))
+        return {"explained_variance_before_reveal": before, "explained_variance_after_reveal": after}
 
     def state_dict(self) -> dict[str, Any]:
         return {"measured_base": self.measured_base}

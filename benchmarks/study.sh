@@ -1,23 +1,33 @@
 #!/bin/bash
-# The study of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh main|added|fresh|extra
+# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|main|added|fresh|extra
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
-piece=${1:?say which piece: main, added, fresh or extra}
+piece=${1:?say which piece: safe, main, added, fresh or extra}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
 failed=0
 export OMP_NUM_THREADS=1
 
 # Two runs at a time, a thread each. Value pretraining is the same in most arms that have it, so a seed pays for it once.
+run() {
+  $python src/train.py -m "$@" threads=1 module.overlap=false hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" || failed=1
+}
+# The first study's length and rate (59ee5a5): the mini scale has changed since. $PWD: Hydra runs each job in its own folder.
 train() {
-  $python src/train.py -m "$@" threads=1 module.overlap=false hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" \
-    "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" || failed=1
+  run module.policy_steps=12 module.actor_schedule.decay_share=0 callbacks.aime_evaluation.every_n_steps=3 \
+    "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
 }
 
 critic='no_value_pretraining,no_decoupled_gae,no_length_adaptive_gae'
 policy='no_clip_higher,no_token_level_loss,no_positive_example_lm_loss,no_group_sampling'
 
 case $piece in
+  safe) # the default run, whole: 20 seeds on each instruction set that torch knows here
+    for instructions in default avx2 avx512; do
+      ATEN_CPU_CAPABILITY=$instructions run experiment=vapo_full "seed=range(300,320)" \
+        "hydra.sweep.subdir=instructions\=$instructions\,seed\=\${seed}"
+    done
+    ;;
   main)
     train experiment=vapo_full seed=10,11,12,13,14
     train experiment=ppo_vanilla seed=10,11,12,13,14
@@ -50,7 +60,7 @@ case $piece in
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
     train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
-  *) echo "no piece $piece: main, added, fresh or extra" >&2; exit 1 ;;
+  *) echo "no piece $piece: safe, main, added, fresh or extra" >&2; exit 1 ;;
 esac
 $python src/report.py "$folder" --out docs/results/"$piece" || failed=1
 exit $failed

@@ -106,6 +106,8 @@ def test_summary_is_over_seeds_and_sorted(sweep):
     assert list(table.index) == ["vapo_full", "no_clip_higher", "dapo", "ppo_vanilla"]
     assert table.loc["no_clip_higher", "last"] == pytest.approx(0.6)
     assert table.loc["no_clip_higher", "reached_0.6"] == 1 and table.loc["no_clip_higher", "steps_to_0.6"] == 10
+    assert table.loc["ppo_vanilla", "lowest"] == 0.0 and table.loc["ppo_vanilla", "largest_fall"] == pytest.approx(0.1)
+    assert table.loc["vapo_full", "lowest"] == 0.9 and table.loc["vapo_full", "largest_fall"] == 0.0
     assert table.loc["ppo_vanilla", "collapsed"] == 1 and math.isnan(table.loc["ppo_vanilla", "steps_to_0.4"])
 
 

@@ -33,19 +33,20 @@ def test_a_negative_warmup_says_what_to_set():
 
 
 @pytest.mark.parametrize(
-    ("warmup_steps", "decay_steps", "expected"),
+    ("warmup_steps", "decay_share", "expected"),
     [
-        (2, 3, [1.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]),
+        (2, 0.5, [1.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]),
         (0, 0, [2.0] * 6 + [0.0, 0.0]),
-        (0, 6, [12 / 7, 10 / 7, 8 / 7, 6 / 7, 4 / 7, 2 / 7, 0.0, 0.0]),
-        (4, 5, [0.5, 1.0, 4 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 0.0]),  # they meet below the full rate
+        (0, 1, [12 / 7, 10 / 7, 8 / 7, 6 / 7, 4 / 7, 2 / 7, 0.0, 0.0]),
+        (4, 5 / 6, [0.5, 1.0, 4 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 0.0]),  # they meet below the full rate
     ],
 )
-def test_warmup_then_decay_to_the_end_of_the_run(warmup_steps, decay_steps, expected):
-    assert rates(warmup_steps, 8, warmup_decay, steps=6, decay_steps=decay_steps) == pytest.approx(expected)
+def test_warmup_then_decay_to_the_end_of_the_run(warmup_steps, decay_share, expected):
+    assert rates(warmup_steps, 8, warmup_decay, steps=6, decay_share=decay_share) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("decay_steps", [-1, 7])
-def test_a_decay_that_does_not_fit_says_what_to_set(decay_steps):
-    with pytest.raises(ValueError, match=f"decay_steps is {decay_steps} of 6 RL steps.*set decay_steps from 0 to 6"):
-        rates(2, 6, warmup_decay, steps=6, decay_steps=decay_steps)
+@pytest.mark.parametrize("wrong", [{"decay_share": -0.1}, {"decay_share": 1.1}, {"steps": 0}, {"warmup_steps": -1}])
+def test_a_decay_that_does_not_fit_says_what_to_set(wrong):
+    settings = {"warmup_steps": 2, "steps": 6, "decay_share": 0.5} | wrong
+    with pytest.raises(ValueError, match="set warmup_steps to 0 or more, steps to 1 or more, and decay_share in"):
+        rates(settings.pop("warmup_steps"), 6, warmup_decay, **settings)

@@ -17,14 +17,15 @@ def markdown_table(table: pd.DataFrame) -> str:
     """The summary as a Markdown table; ± is half of the 95 % Student-t interval over seeds."""
     steps = " | ".join(f"steps to {threshold}" for threshold in THRESHOLDS)
     lines = [
-        f"| arm | seeds | last avg@32 | area under curve | {steps} | length at end | collapsed | AUROC adv. first → last | "
-        "AUROC drop first → last | paper |",
-        "|" + "---|" * (9 + len(THRESHOLDS)),
+        f"| arm | seeds | last avg@32 | lowest | largest fall | area under curve | {steps} | length at end | collapsed | "
+        "AUROC adv. first → last | AUROC drop first → last | paper |",
+        "|" + "---|" * (11 + len(THRESHOLDS)),
     ]
     for row in table.to_dict("records"):
         reached = " | ".join(f"{_number(row[f'steps_to_{x}'], 0)} ({row[f'reached_{x}']} of {row['seeds']})" for x in THRESHOLDS)
         lines.append(
-            f"| {row['arm']} | {row['seeds']} | {_number(row['last'])} ± {_number(row['last_half'])} | {_number(row['area'])} ± "
+            f"| {row['arm']} | {row['seeds']} | {_number(row['last'])} ± {_number(row['last_half'])} | {_number(row['lowest'])} | "
+            f"{_number(row['largest_fall'])} | {_number(row['area'])} ± "
             f"{_number(row['area_half'])} | {reached} | {_number(row['length_last'], 0)} | {row['collapsed']} | "
             f"{_number(row['auroc_advantage_first'])} → {_number(row['auroc_advantage_last'])} | "
             f"{_number(row['auroc_value_drop_first'])} → {_number(row['auroc_value_drop_last'])} | {_number(row['paper'], 0)} |"

@@ -128,13 +128,20 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def score_of_run(run: pd.DataFrame) -> dict[str, float]:
-    """Results of one run: last score, area under its curve, steps to thresholds, whether its responses collapsed."""
+    """Results of one run: last score, its fall from the best one, area under its curve, steps to thresholds, whether its responses
+    collapsed."""
     evaluated = run.dropna(subset=["score"]).sort_values("rl_step")
     step, score = evaluated["policy_step"].to_numpy(), evaluated["score"].to_numpy()
     span = step[-1] - step[0]
     area = float(trapezoid(score, step) / span) if span > 0 else float(score[-1])
     first, last = evaluated["evaluated_length"].iloc[0], evaluated["evaluated_length"].iloc[-1]
-    found = {"last": float(score[-1]), "area": area, "length_last": last, "collapsed": float(last < first / 2)}
+    found = {
+        "last": float(score[-1]),
+        "fall": float(score.max() - score[-1]),
+        "area": area,
+        "length_last": last,
+        "collapsed": float(last < first / 2),
+    }
     for threshold in THRESHOLDS:
         reached = step[score >= threshold]
         found[f"steps_to_{threshold}"] = float(reached[0]) if len(reached) else math.nan
@@ -146,7 +153,8 @@ def score_of_run(run: pd.DataFrame) -> dict[str, float]:
 
 
 def summarize(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm, best last score first: means and half intervals over seeds, and the paper's score.
+    """One row per arm, best last score first: means and half intervals over seeds, the lowest last score of a seed, the largest
+    fall of one below its own best, and the paper's score.
 
     `steps_to_x` is the mean over the seeds that got there, `reached_x` how many did; `collapsed` counts seeds whose responses
     at the end are less than half as long as the base policy's.
@@ -157,6 +165,7 @@ def summarize(curves: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, object] = {"arm": arm, "seeds": len(found), "paper": PAPER.get(str(arm), math.nan)}
         for name in ("last", "area"):
             row[name], row[f"{name}_half"] = interval(found[name].tolist())
+        row |= {"lowest": found["last"].min(), "largest_fall": found["fall"].max()}
         for threshold in THRESHOLDS:
             row[f"steps_to_{threshold}"] = found[f"steps_to_{threshold}"].mean()
             row[f"reached_{threshold}"] = int(found[f"steps_to_{threshold}"].notna().sum())

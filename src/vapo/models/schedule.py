@@ -17,21 +17,20 @@ def warmup_constant(optimizer: Optimizer, warmup_steps: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup_steps, 1)))
 
 
-def warmup_decay(optimizer: Optimizer, warmup_steps: int, steps: int, decay_steps: int) -> LambdaLR:
-    """Linear warm-up, constant, then linear decay towards zero over the last `decay_steps` of `steps`; not in the paper.
+def warmup_decay(optimizer: Optimizer, warmup_steps: int, steps: int, decay_share: float) -> LambdaLR:
+    """Linear warm-up, constant, then linear decay towards zero over the last part of the run; not in the paper.
 
-        lr_k = lr * min(1, (k + 1) / warmup_steps, (steps - k) / (decay_steps + 1)),    k = 0 the first RL step
+        lr_k = lr * min(1, (k + 1) / warmup_steps, (steps - k) / (decay_share * steps + 1)),    k = 0 the first RL step
 
     Args:
         warmup_steps: as in `warmup_constant`.
-        steps: RL steps of the whole run; from then on the rate is zero.
-        decay_steps: RL steps below the full rate at the end, 0 to `steps`; the last one is at 1 / (decay_steps + 1) of it.
+        steps: RL steps of the whole run, >= 1; after them the rate is zero.
+        decay_share: share of `steps` below the full rate, at the end; in [0, 1]. 0 decays nothing.
     """
-    if not 0 <= decay_steps <= steps or warmup_steps < 0:
+    if warmup_steps < 0 or steps < 1 or not 0 <= decay_share <= 1:
         raise ValueError(
-            f"decay_steps is {decay_steps} of {steps} RL steps, warmup_steps {warmup_steps}; set decay_steps from 0 to {steps} "
-            "and warmup_steps to 0 or more"
+            f"warmup_steps is {warmup_steps}, steps {steps}, decay_share {decay_share}; set warmup_steps to 0 or more, steps to 1 "
+            "or more, and decay_share in [0, 1]"
         )
-    return LambdaLR(
-        optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(warmup_steps, 1), (steps - step) / (decay_steps + 1)))
-    )
+    warmup, decay = max(warmup_steps, 1), decay_share * steps + 1
+    return LambdaLR(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / warmup, (steps - step) / decay)))

@@ -12,9 +12,9 @@ export OMP_NUM_THREADS=1
 run() {
   $python src/train.py -m "$@" threads=1 module.overlap=false hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" || failed=1
 }
-# The first study's length and rate (59ee5a5): the mini scale has changed since. $PWD: Hydra runs each job in its own folder.
+# The first study's problems, length and rate (59ee5a5): the mini scale has changed since. $PWD: a job runs in its own folder.
 train() {
-  run module.policy_steps=12 module.actor_schedule.decay_share=0 callbacks.aime_evaluation.every_n_steps=3 \
+  run data.source.max_operands=28 module.policy_steps=12 module.actor_schedule.decay_share=0 callbacks.aime_evaluation.every_n_steps=3 \
     "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
 }
 

@@ -25,6 +25,7 @@ GRADIENT_DESCENT = [
     *(f"module.{name}_optimizer.weight_decay=0" for name in ("actor", "critic")),
     *(f"module.{name}_optimizer.lr=0.01" for name in ("actor", "critic")),
     *(f"module.{name}_schedule.warmup_steps=0" for name in ("actor", "critic")),
+    "module.actor_schedule.decay_share=0",
     *("module.max_grad_norm=null", "module.minibatch_rollouts=16", "module.value_pretraining_epochs=1"),
 ]
 
@@ -128,7 +129,8 @@ def test_a_gradient_above_max_grad_norm_is_scaled_down_to_it(name: str, share: f
 @turns("actor_schedule.warmup_steps", "critic_schedule.warmup_steps")
 @pytest.mark.parametrize("warmup", [0, 1, 2, 4])
 def test_the_rate_warms_up_over_the_rl_steps_in_which_a_network_trains(warmup: int, tmp_path: Path) -> None:
-    module, batch = loop(tmp_path, *(f"module.{name}_schedule.warmup_steps={warmup}" for name in ("actor", "critic")))
+    overrides = (f"module.{name}_schedule.warmup_steps={warmup}" for name in ("actor", "critic"))
+    module, batch = loop(tmp_path, *overrides, "module.policy_steps=4")
     rates: dict[str, list[float]] = {"actor": [], "critic": []}
     factors = [min(1.0, (k + 1) / max(warmup, 1)) for k in range(5)]
     module.actor_frozen = True  # one step of value pretraining, then four of both
@@ -140,6 +142,18 @@ def test_the_rate_warms_up_over_the_rl_steps_in_which_a_network_trains(warmup: i
         module.improve(batch)
     assert rates["actor"] == pytest.approx([0.01 * factor for factor in factors[:4]])
     assert rates["critic"] == pytest.approx([0.01 * factor for factor in factors[1:]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_minis_rate_decays_over_the_last_policy_steps_whatever_value_pretraining_took(share: float, tmp_path: Path) -> None:
+    module, batch = loop(tmp_path, f"module.actor_schedule.decay_share={share}", "module.policy_steps=4")
+    module.actor_frozen = True
+    module.improve(batch)
+    module.actor_frozen, rates = False, []
+    for _ in range(4):
+        rates.append(module.learners["actor"].optimizer.param_groups[0]["lr"])
+        module.improve(batch)
+    assert rates == pytest.approx([0.01 * min(1.0, (4 - k) / (4 * share + 1)) for k in range(4)])
 
 
 def cut(module: RLModule, batch: Batch, epochs: int) -> list[Batch]:

@@ -12,7 +12,11 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("train")
 def main(config: DictConfig) -> float | None:
-    from vapo.run.training import train
+    from vapo.run.settings import check_training, opening
+
+    print(opening(config), flush=True)
+    check_training(config)
+    from vapo.run.training import train  # imports everything, which takes seconds
 
     latest = train(config)
     if config.optimized_metric is None:

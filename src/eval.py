@@ -11,9 +11,9 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("eval")
 def main(config: DictConfig) -> None:
-    from vapo.run.settings import check_evaluation, opening
+    from vapo.run.settings import announce, check_evaluation
 
-    print(opening(config), flush=True)
+    announce(config)
     check_evaluation(config)
     from vapo.run.evaluation import evaluate  # imports everything, which takes seconds
 

@@ -12,9 +12,9 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("train")
 def main(config: DictConfig) -> float | None:
-    from vapo.run.settings import check_training, opening
+    from vapo.run.settings import announce, check_training
 
-    print(opening(config), flush=True)
+    announce(config)
     check_training(config)
     from vapo.run.training import train  # imports everything, which takes seconds
 

@@ -16,7 +16,7 @@ from tests.test_configs import EXPERIMENTS, SCALES
 from tests.test_real_task import eval_config
 
 from vapo.run.record import save_record
-from vapo.run.settings import check_evaluation, check_own, check_training, check_types, opening, plain_types
+from vapo.run.settings import announce, check_evaluation, check_own, check_training, check_types, plain_types
 from vapo.run.training import chosen_callbacks
 
 ROOT = Path(CONFIGS).parent
@@ -75,6 +75,7 @@ SLIPS = {  # value of a key: what the line says
     "rollout.sampling.stop=a": "rollout.sampling.stop is a; set it to a list",
     "callbacks.rl_checkpoint.keep=null": "callbacks.rl_checkpoint.keep is null; set it to a whole number",
     "trainer.max_steps=soon": "trainer.max_steps is soon; set it to a whole number",
+    "model.eos_token_ids=5": "model.eos_token_ids is 5; set it to a list or null",
     "seed=null": "seed is null; set it to a whole number",
     "threads=all": "threads is all; set it to a whole number",
     "tags=a": "tags is a; set it to a list",
@@ -131,7 +132,7 @@ def test_impossible_sampling_groups_and_devices_are_refused_first(slip: str, tmp
 
 def test_the_early_checks_import_torch_and_none_of_the_slow_libraries() -> None:
     script = (
-        "config = composed(); import sys; from vapo.run.settings import check_training, opening; opening(config);"
+        "config = composed(); import sys; from vapo.run.settings import announce, check_training; announce(config);"
         "check_training(config);"
         "print([name for name in ('transformers', 'lightning', 'datasets', 'vapo.module') if name in sys.modules])"
     )
@@ -145,7 +146,7 @@ def test_the_early_checks_import_torch_and_none_of_the_slow_libraries() -> None:
         "    return config\n"
     )
     done = subprocess.run([sys.executable, "-c", setup + script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout.splitlines()[1:] == ["[]"]
 
 
 @pytest.mark.parametrize(("slip", "message"), [("sampling.top_p=0", r"\(0, 1\]"), ("sampling.temperature=-2", "temperature")])
@@ -172,12 +173,33 @@ def test_a_run_that_would_do_nothing_is_warned_of(
     assert message or caplog.records == []
 
 
-def test_the_first_line_names_choices_model_and_folder(tmp_path: Path) -> None:
-    line = opening(config_for(tmp_path, "experiment=vapo_full", "scale=small_gpu"))
-    assert "experiment=vapo_full scale=small_gpu" in line and "data=gsm8k" in line
-    assert "model Qwen/Qwen2.5-0.5B" in line and str(tmp_path) in line and "\n" not in line
-    assert "(no model.path)" in opening(config_for(tmp_path, "model=default"))
-    assert opening(config_for(tmp_path, "resume=somewhere")).startswith("train: resuming somewhere")
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["experiment=vapo_full", "scale=small_gpu"],
+            ["train: experiment=vapo_full scale=small_gpu data=gsm8k rollout=torch", "model.path Qwen/Qwen2.5-0.5B, results in "],
+        ),
+        (["model=default"], ["model.path missing, "]),
+        (["resume=somewhere"], ["train: resuming somewhere; loading"]),
+    ],
+)
+def test_the_first_line_names_choices_model_and_folder(
+    overrides: list[str], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce(config_for(tmp_path, *overrides))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert all(part in line for part in parts) and "ablation" not in line
+
+
+def test_the_first_line_of_an_evaluation_names_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce(eval_config(tmp_path, "run=somewhere"))
+    assert capsys.readouterr().out == f"eval: run somewhere, results in {tmp_path}; loading libraries …\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    announce(eval_config(tmp_path, "run=somewhere"))
+    assert capsys.readouterr().out == ""
 
 
 def test_callbacks_that_lost_their_target_are_refused_and_null_ones_left_out(tmp_path: Path) -> None:
@@ -203,7 +225,7 @@ def command(*arguments: str) -> tuple[str, str]:
     ("slip", "message"),
     [
         ("data.source.settings.x=1", "To append to your config use +data.source.settings.x=1"),
-        ("data.source.template={problem}: what", "quote values"),
+        ("data.source.template={problem}: what", "data.source.template={problem}: what: no viable alternative"),
         ("tags=[a,b", "quote values"),
         ("logger=null", "logger is a group, not null: leave it out with ~logger"),
         ("threads=all", "threads is all; set it to a whole number"),
@@ -221,4 +243,4 @@ def test_m_may_stand_anywhere(tmp_path: Path) -> None:
 
 def test_the_first_line_comes_at_once(tmp_path: Path) -> None:
     shown, error = command("rollout.sampling.top_p=2", f"hydra.run.dir={tmp_path}")
-    assert shown.startswith("train scale=mini") and "loading libraries" in shown and "top_p is 2" in error
+    assert shown.startswith("train: scale=mini") and "loading libraries" in shown and "top_p is 2" in error

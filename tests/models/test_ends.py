@@ -83,7 +83,9 @@ def test_positions_of_a_model(rope, expected):
 
 
 def test_positions_of_real_configurations():
-    assert positions(Qwen2Config(max_position_embeddings=64)) == 64
+    assert (
+        positions(Qwen2Config(max_position_embeddings=64)) == 64 and positions(SimpleNamespace(max_position_embeddings=-1)) is None
+    )
     yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
     assert positions(LlamaConfig(max_position_embeddings=64, rope_parameters=yarn)) == 128
     assert positions(AutoConfig.for_model("bloom")) is None  # it states none
@@ -92,5 +94,7 @@ def test_positions_of_real_configurations():
 def test_responses_beyond_the_positions_are_refused_by_the_settings_names(tmp_path):
     Qwen2Config(max_position_embeddings=64).save_pretrained(tmp_path)
     check_positions({"path": str(tmp_path)}, 40, 24, "rollout.sampling.max_new_tokens")
-    with pytest.raises(ValueError, match=r"64 positions: set rollout.sampling.max_new_tokens to 24 or less, lower data.source.max"):
+    with pytest.raises(ValueError, match=r"64 positions: set rollout.sampling.max_new_tokens to 24 or less, or data.source.max"):
         check_positions({"path": str(tmp_path)}, 40, 25, "rollout.sampling.max_new_tokens")
+    with pytest.raises(ValueError, match=r"64 positions: set data.source.max_prompt_tokens lower, or model.path"):
+        check_positions({"path": str(tmp_path)}, 64, 1, "rollout.sampling.max_new_tokens")

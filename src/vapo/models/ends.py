@@ -56,7 +56,9 @@ def positions(config: object) -> int | None:
     """
     stated: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if stated is None or rope.get("rope_type") not in ("linear", "dynamic", "yarn"):
+    if stated is None or stated <= 0:
+        return None
+    if rope.get("rope_type") not in ("linear", "dynamic", "yarn"):
         return stated
     return max(stated, int(rope.get("original_max_position_embeddings", stated) * rope.get("factor", 1.0)))
 
@@ -71,7 +73,8 @@ def check_positions(model: Mapping[str, Any], prompt: int, response: int, key: s
     trust = bool(model.get("loading", {}).get("trust_remote_code", False))
     most = positions(AutoConfig.from_pretrained(model["path"], trust_remote_code=trust).get_text_config())
     if most is not None and prompt + response > most:
+        shorter = f"{key} to {most - prompt} or less, or " if most > prompt else ""
         raise ValueError(
             f"prompts of up to {prompt} tokens and responses of up to {response} do not fit into the model's {most} positions: set "
-            f"{key} to {max(1, most - prompt)} or less, lower data.source.max_prompt_tokens, or set model.path to a longer model"
+            f"{shorter}data.source.max_prompt_tokens lower, or model.path to a model with more"
         )

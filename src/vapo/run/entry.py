@@ -52,7 +52,8 @@ def one_line(error: Exception, script: str) -> str:
     """What was wrong and what to set, without Hydra's wrapping."""
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
-        return f"{text}: quote values with {QUOTED} twice, for the shell and for Hydra: 'data.source.template=\"{{problem}} = ?\"'"
+        reason = str(error).splitlines()[0]
+        return f"{error.override}: {reason}; quote values with {QUOTED} twice, for the shell and for Hydra: 'key=\"a, b\"'"
     if "Config group override must be a string" in text:
         groups = [word.removesuffix("=null") for word in sys.argv[1:] if word.endswith("=null") and "." not in word]
         return f"{', '.join(groups)} is a group, not null: leave it out with ~{groups[0] if groups else '<group>'}"

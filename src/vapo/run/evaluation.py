@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from vapo.analysis.benchmark import problem_table, samples_frame, summarize
 from vapo.callbacks.aime_evaluation import EVALUATION_STEP
+from vapo.callbacks.progress import QUIET_SECONDS
 from vapo.checkpoints import check_intact, find_checkpoint
 from vapo.models.actor import Actor
 from vapo.models.ends import check_positions, end_tokens
@@ -56,7 +58,15 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     check_same(out, config, {"rl_step": rl_step, "problems": digest})
     engine = instantiate(config.rollout.engine)(eos_token_ids=end_tokens(actor, tokenizer))
     engine.load_weights(actor, 0)
-    sampler = Sampler(engine, tokenizer, verifier)
+    sampler, said = Sampler(engine, tokenizer, verifier), time.monotonic()
+
+    def watch(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > QUIET_SECONDS:
+            said = time.monotonic()
+            print(f"responses to the next problems: {done} of {total}", flush=True)
+
+    sampler.watch = watch
     files, correct, prefix = [], 0, f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
     (out / "samples").mkdir(exist_ok=True)
     for first in range(0, len(prompts), config.problems_per_file):

@@ -14,9 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vapo.run.launching import is_first_rank
 from vapo.run.resolvers import PACKAGE
 
 log = logging.getLogger(__name__)
+SHOWN = ("experiment", "scale", "ablation", "debug", "data", "rollout", "trainer")  # groups in a run's first line
 CONFIGS = PACKAGE.parents[1] / "configs"
 WORDS = {
     int: "a whole number",
@@ -69,7 +71,9 @@ def check_types(config: DictConfig, part: str = "") -> None:
     for path, node in _targets(OmegaConf.select(config, part) if part else config, f"{part}." if part else ""):
         target = get_object(node._target_)
         try:
-            hints = get_type_hints(target.__init__ if isclass(target) else target)
+            owner = target if isclass(target) else getattr(target, "__self__", None)  # `Actor.from_pretrained` passes options on
+            hints = {} if owner is None else get_type_hints(owner.__init__)
+            hints |= {} if isclass(target) else get_type_hints(target)
         except (NameError, TypeError):  # names that exist only for type checkers
             continue
         for name in map(str, node):
@@ -190,15 +194,16 @@ def warn_of_idle(config: DictConfig) -> None:
             )
 
 
-def opening(config: DictConfig) -> str:
-    """The first line of a run: what was chosen, what is loaded, and where results go."""
-    choices = {name: choice for name, choice in HydraConfig.get().runtime.choices.items() if choice and "/" not in name}
-    shown = [
-        f"{name}={choices[name]}"
-        for name in ("experiment", "scale", "ablation", "debug", "data", "rollout", "trainer")
-        if name in choices
-    ]
+def announce(config: DictConfig) -> None:
+    """Prints a run's first line: what was chosen, what is loaded, and where results go."""
     if config.get("resume") is not None:
-        return f"{config.task_name}: resuming {config.resume}; loading libraries …"
-    model = config.get("run") or ("(no model.path)" if OmegaConf.is_missing(config.model, "path") else config.model.path)
-    return f"{config.task_name} {' '.join(shown)}: model {model}, results in {config.paths.output_dir}; loading libraries …"
+        what = f"resuming {config.resume}"
+    elif config.get("run") is not None:
+        what = f"run {config.run}, results in {config.paths.output_dir}"
+    else:
+        choices = HydraConfig.get().runtime.choices
+        shown = [f"{name}={choices[name]}" for name in SHOWN if choices.get(name) not in (None, "none", "null")]
+        model = "missing" if OmegaConf.is_missing(config.model, "path") else config.model.path
+        what = f"{' '.join(shown)}, model.path {model}, results in {config.paths.output_dir}"
+    if is_first_rank():
+        print(f"{config.task_name}: {what}; loading libraries …", flush=True)

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from vapo.callbacks.aime_evaluation import AIMEEvaluation
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.checkpoints import LAST, discard_after, find_checkpoint
 from vapo.metrics_csv import trim
@@ -23,6 +24,8 @@ from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
 from vapo.run.settings import check_algorithm, check_types
+
+LIMIT = "sampling.max_new_tokens"
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -56,9 +59,10 @@ def train(config: DictConfig) -> dict[str, float]:
     callbacks: list[Callback] = [instantiate(callback) for callback in chosen_callbacks(config)]
     callbacks.sort(key=lambda callback: isinstance(callback, RLCheckpoint))  # last: it saves what the others have done
     loggers = [instantiate(logger) for logger in (config.get("logger") or {}).values() if logger is not None]
-    check_positions(
-        config.module.actor, datamodule.longest_prompt(), module.sampling.max_new_tokens, "rollout.sampling.max_new_tokens"
-    )
+    limits = {f"callbacks.aime_evaluation.{LIMIT}": c.sampling for c in callbacks if isinstance(c, AIMEEvaluation)}
+    longest = datamodule.longest_prompt()
+    for key, sampling in {f"rollout.{LIMIT}": module.sampling, **limits}.items():
+        check_positions(config.module.actor, longest, sampling.max_new_tokens, key)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     check_sweep(trainer)
     if is_first_rank():

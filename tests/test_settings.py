@@ -5,19 +5,24 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tests.runs import CONFIGS, config_for
 from tests.test_configs import EXPERIMENTS, SCALES
 from tests.test_real_task import eval_config
 
 from vapo.run.record import save_record
-from vapo.run.settings import announce, check_evaluation, check_own, check_training, check_types, plain_types
+from vapo.run.resolvers import register
+from vapo.run.settings import announce, check_evaluation, check_training
 from vapo.run.training import chosen_callbacks
+from vapo.run.value_types import check_defaults, check_types, plain_types
 
 ROOT = Path(CONFIGS).parent
 
@@ -49,8 +54,20 @@ def test_types_of_values_that_an_annotation_takes(hint: Any, types: set[type] | 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_no_shipped_configuration_is_refused(experiment: str, scale: str, tmp_path: Path) -> None:
     config = config_for(tmp_path, f"experiment={experiment}", f"scale={scale}")
-    check_own(config)
+    check_defaults(config)
     check_types(config)
+
+
+@pytest.mark.parametrize(
+    ("slip", "message"), [("cluster.gpus=two", "^cluster.gpus is two; set it to a number$"), ("cluster.gpus=2.5", None)]
+)
+def test_settings_of_a_group_are_compared_with_its_file(slip: str, message: str | None, tmp_path: Path) -> None:
+    register()
+    with initialize_config_dir(config_dir=CONFIGS, version_base="1.3"):
+        config = compose("plan", [slip, f"paths.output_dir={tmp_path}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        check_defaults(config)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +103,7 @@ SLIPS = {  # value of a key: what the line says
 def test_a_value_of_another_type_names_the_key_and_the_type(slip: str, tmp_path: Path) -> None:
     config = config_for(tmp_path, slip)
     with pytest.raises(ValueError) as raised:
-        check_own(config)
+        check_defaults(config)
         check_types(config)
     assert str(raised.value) == SLIPS[slip]
 
@@ -103,7 +120,7 @@ def test_a_value_of_another_type_names_the_key_and_the_type(slip: str, tmp_path:
 )
 def test_other_types_that_an_argument_takes_pass(choice: str, tmp_path: Path) -> None:
     config = config_for(tmp_path, choice)
-    check_own(config)
+    check_defaults(config)
     check_types(config)
 
 

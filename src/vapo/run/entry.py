@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vapo.run.resolvers import register
-from vapo.run.settings import check_own
+from vapo.run.value_types import check_defaults
 
 QUOTED = "blanks, commas, braces, colons or equals signs"
 USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
@@ -27,7 +27,7 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Call
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @wraps(main)  # Hydra finds configs/ next to the script of `main`
         def checked(config: DictConfig) -> Any:
-            check_own(config)
+            check_defaults(config)
             return main(config)
 
         def run() -> None:

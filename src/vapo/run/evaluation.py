@@ -23,8 +23,8 @@ from vapo.models.actor import Actor
 from vapo.models.ends import check_positions, end_tokens
 from vapo.rollout.sampler import Sampler
 from vapo.run.record import RESOLVED, load_config, provenance
-from vapo.run.settings import check_types
 from vapo.run.training import quiet_libraries
+from vapo.run.value_types import check_types
 from vapo.types import SamplingParams, Status
 
 # The settings that, with the problems, determine the samples.

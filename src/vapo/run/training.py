@@ -23,7 +23,8 @@ from vapo.models.ends import check_positions
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
-from vapo.run.settings import check_algorithm, check_types
+from vapo.run.settings import check_algorithm
+from vapo.run.value_types import check_types
 
 LIMIT = "sampling.max_new_tokens"
 

@@ -50,10 +50,9 @@ def test_types_of_values_that_an_annotation_takes(hint: Any, types: set[type] | 
     assert plain_types(hint) == types
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_no_shipped_configuration_is_refused(experiment: str, scale: str, tmp_path: Path) -> None:
-    config = config_for(tmp_path, f"experiment={experiment}", f"scale={scale}")
+@pytest.mark.parametrize("choice", [f"scale={scale}" for scale in SCALES] + [f"experiment={name}" for name in EXPERIMENTS])
+def test_no_shipped_configuration_is_refused(choice: str, tmp_path: Path) -> None:
+    config = config_for(tmp_path, choice)
     check_defaults(config)
     check_types(config)
 

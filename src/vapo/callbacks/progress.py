@@ -23,7 +23,7 @@ class Progress(Callback):
     def __init__(self) -> None:
         self.console = Console()
         self.bar: RichProgress | None = None
-        self.shown, self.last_line = "", 0.0
+        self.values, self.shown, self.last_line = "", "", 0.0  # the last step's values, the last phase, when a line was printed
 
     def on_fit_start(self, trainer: Trainer, module: RLModule) -> None:
         """The networks are built: says what they are, and starts to show how many responses are there."""
@@ -68,11 +68,11 @@ class Progress(Callback):
             )
             if name in latest
         )
-        watch = "  ".join(filter(None, (watch, self._score(module))))
+        self.values = "  ".join(filter(None, (watch, self._score(module))))
         if self.bar is not None:
-            self.bar.update(self.task, description=phase, completed=module.rl_step, watch=watch)
+            self.bar.update(self.task, description=phase, completed=module.rl_step, watch=self.values)
         elif trainer.is_global_zero:
-            self._say(f"{phase} {module.rl_step}/{self.total}  {watch}")
+            self._say(f"{phase} {module.rl_step}/{self.total}  {self.values}")
 
     def on_exception(self, trainer: Trainer, module: RLModule, exception: BaseException) -> None:
         self.teardown(trainer, module, "fit")  # otherwise the terminal stays without a cursor
@@ -90,7 +90,7 @@ class Progress(Callback):
             phase = phase.replace("the policy", "the base policy")
         text, now = f"{phase}: {done} of {total}", time.monotonic()
         if self.bar is not None:
-            self.bar.update(self.task, watch=text)
+            self.bar.update(self.task, watch=f"{self.values}  {text}".strip())
         elif now - self.last_line > QUIET_SECONDS or (module.rl_step == 0 and phase not in (self.shown, "rollouts")):
             self.shown = phase
             self._say(text)

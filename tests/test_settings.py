@@ -21,7 +21,7 @@ from tests.test_real_task import eval_config
 from vapo.run.record import save_record
 from vapo.run.resolvers import register
 from vapo.run.settings import announce, check_evaluation, check_training
-from vapo.run.training import chosen_callbacks
+from vapo.run.training import chosen_callbacks, quiet_libraries
 from vapo.run.value_types import check_defaults, check_types, plain_types
 
 ROOT = Path(CONFIGS).parent
@@ -128,6 +128,7 @@ EARLY = {
     "rollout.sampling.temperature=-1": "temperature is -1",
     "rollout.sampling.top_p=1.5": "set it in (0, 1]",
     "rollout.sampling.max_new_tokens=0": "set it to 1 or more",
+    "callbacks.aime_evaluation.sampling.top_p=0": "set it in (0, 1]",
     "algorithm.group_size=0": "algorithm.group_size is 0",
     "algorithm.group_size=five": "algorithm.group_size is five",
     "data.rollouts_per_step=18": "set it to 16, or change the group size",
@@ -260,3 +261,12 @@ def test_m_may_stand_anywhere(tmp_path: Path) -> None:
 def test_the_first_line_comes_at_once(tmp_path: Path) -> None:
     shown, error = command("rollout.sampling.top_p=2", f"hydra.run.dir={tmp_path}")
     assert shown.startswith("train: scale=mini") and "loading libraries" in shown and "top_p is 2" in error
+
+
+def test_lines_of_libraries_that_print_themselves_do_not_reach_hydras_handler() -> None:
+    import datasets  # noqa: F401 brings its handler
+    import huggingface_hub  # noqa: F401
+
+    quiet_libraries()
+    for name in ("datasets", "huggingface_hub", "transformers"):
+        assert logging.getLogger(name).handlers and not logging.getLogger(name).propagate

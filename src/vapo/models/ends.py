@@ -28,7 +28,7 @@ def end_tokens(actor: Actor, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         for token in tokens:
             if token is not None:
                 named.setdefault(token, []).append(source)
-    if list(named) != actor.eos_token_ids:
+    if named.keys() != set(actor.eos_token_ids):
         listed = ", ".join(f"{tokenizer.convert_ids_to_tokens(t)} ({t}: {', '.join(s)})" for t, s in named.items())
         if rank() == 0:
             log.warning(f"responses end with any of {listed}: set model.eos_token_ids to choose")

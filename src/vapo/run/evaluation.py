@@ -108,7 +108,7 @@ def of_run(config: DictConfig) -> DictConfig:
         with open_dict(config.data):  # older runs have no limit
             config.data.benchmark_limit = chosen if limit else run.data.get("benchmark_limit")
     if config.sampling.stop is None:
-        config.sampling.stop = run.rollout.sampling.get("stop")
+        config.sampling.stop = run.rollout.sampling.get("stop") or None
     if config.sampling.max_new_tokens is None:
         config.sampling.max_new_tokens = run.rollout.sampling.max_new_tokens
     return config

@@ -27,6 +27,10 @@ def check_training(config: DictConfig) -> None:
     for part in ("algorithm", "rollout.sampling"):
         check_types(config, part)
     check_sampling(instantiate(config.rollout.sampling), instantiate(config.algorithm), config.rollout.prefetch)
+    evaluation = OmegaConf.select(config, "callbacks.aime_evaluation.sampling")
+    if evaluation is not None and "_target_" in evaluation:
+        check_types(config, "callbacks.aime_evaluation.sampling")
+        instantiate(evaluation)
     with suppress(TypeError):  # a wrong type, which `check_types` will name
         check_groups(config.data.rollouts_per_step, config.data.group_size)
         check_minibatches(config.module.minibatch_rollouts, config.data.rollouts_per_step)

@@ -11,7 +11,11 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("eval")
 def main(config: DictConfig) -> None:
-    from vapo.run.evaluation import evaluate
+    from vapo.run.settings import announce, check_evaluation
+
+    announce(config)
+    check_evaluation(config)
+    from vapo.run.evaluation import evaluate  # imports everything, which takes seconds
 
     evaluate(config)
 

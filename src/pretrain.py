@@ -11,6 +11,9 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("pretrain")
 def main(config: DictConfig) -> None:
+    from vapo.run.settings import check_device
+
+    check_device("device", config.device, "device=cpu")
     from vapo.run.pretrain import pretrain
 
     pretrain(config)

@@ -12,7 +12,11 @@ from vapo.run.entry import hydra_main
 
 @hydra_main("train")
 def main(config: DictConfig) -> float | None:
-    from vapo.run.pretrain import make_model
+    from vapo.run.settings import announce, check_training
+
+    announce(config)
+    check_training(config)
+    from vapo.run.pretrain import make_model  # imports everything, which takes seconds
     from vapo.run.training import train
 
     make_model(config)  # with model=made, where it does not exist yet

@@ -1,5 +1,7 @@
 import pytest
+from hydra.utils import instantiate
 from lightning import LightningDataModule
+from tests.runs import config_for
 
 from vapo.data.prompts import SumsPrompts
 from vapo.datamodule import PromptDataModule
@@ -129,3 +131,11 @@ def test_held_out_sums_share_no_problem_with_training_or_the_benchmark(tokenizer
 
 def test_the_benchmark_is_the_sources():
     assert [prompt.text for prompt in make().benchmark()] == ["benchmark"]
+
+
+def test_a_limit_scores_the_first_problems_of_the_benchmark(tmp_path):
+    whole, part = (instantiate(config_for(tmp_path, *limit).data) for limit in ([], ["data.benchmark_limit=4"]))
+    assert part.benchmark() == whole.benchmark()[:4] and len(whole.benchmark()) == 30
+    with pytest.raises(Exception, match=r"data.benchmark_limit is 0; set it to 1 or more"):
+        instantiate(config_for(tmp_path, "data.benchmark_limit=0").data)
+    assert whole.longest_prompt() == max(len(prompt.token_ids) for prompt in whole.benchmark())

@@ -18,7 +18,7 @@ LAYERS = [  # our modules and packages, then the libraries they may import
         *("vapo.models", "vapo.distributed.sharding", "vapo.verifiers"),
         *("math_verify", "reasoning_gym", "peft", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
     ],
-    ["vapo.rollout", "vapo.data", "vllm", "aiohttp", "datasets", "packaging"],
+    ["vapo.rollout", "vapo.data", "vllm", "aiohttp", "datasets", "packaging", "yaml"],
     [
         *(
             "vapo.datamodule",

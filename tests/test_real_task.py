@@ -99,7 +99,7 @@ def test_the_exported_folders_load_and_their_card_tells_where_they_come_from(run
     assert torch.equal(critic.score.weight, state["critic.head.weight"])
     base = AutoModelForCausalLM.from_pretrained(model_folder)
     assert any(not torch.equal(weight, base.state_dict()[name]) for name, weight in actor.state_dict().items())
-    assert actor.generation_config.eos_token_id == 0
+    assert actor.generation_config.eos_token_id == [0, 2]  # the generation config's, and <|im_end|> of the chat format
     tokenizer = AutoTokenizer.from_pretrained(run_folder / "export" / "actor")
     assert tokenizer("ab").input_ids == make_tokenizer(**QWEN)("ab").input_ids and tokenizer.chat_template
     card = (run_folder / "export" / "actor" / "README.md").read_text()
@@ -148,6 +148,46 @@ def test_an_evaluation_of_other_problems_does_not_take_the_first_ones_samples(ru
         exam.write_text(whole)
     with pytest.raises(ValueError, match="takes the run's own model"):
         evaluate(eval_config(tmp_path, f"run={run_folder}", "model.attention=eager"))
+
+
+def test_an_evaluation_of_a_run_takes_its_limit_unless_another_is_set(run_folder: Path, tmp_path: Path) -> None:
+    resolved = run_folder / "resolved.yaml"
+    whole = resolved.read_text()
+    resolved.write_text(whole.replace("benchmark_limit: 256", "benchmark_limit: 2"))
+    try:
+        evaluate(eval_config(tmp_path / "run", f"run={run_folder}", "k=1"))
+        evaluate(eval_config(tmp_path / "all", f"run={run_folder}", "k=1", "data.benchmark_limit=null"))
+        with pytest.raises(ValueError, match="another problems: set out"):
+            evaluate(eval_config(tmp_path / "run", f"run={run_folder}", "k=1", "data.benchmark_limit=3"))
+    finally:
+        resolved.write_text(whole)
+    assert [len(pd.read_csv(tmp_path / name / "problems.csv")) for name in ("run", "all")] == [2, 7]
+
+
+def test_responses_that_do_not_fit_the_model_are_refused_at_the_start(model_folder: str, run_folder: Path, tmp_path: Path) -> None:
+    long = ["rollout.sampling.max_new_tokens=32768", "callbacks.aime_evaluation.sampling.max_new_tokens=16"]
+    task = ["scale=small_gpu", "data=gsm8k", f"model.path={model_folder}", *problem_files(tmp_path), *SMALL, *long]
+    with pytest.raises(ValueError, match=r"32768 positions: set rollout.sampling.max_new_tokens to 326\d\d or less, or data"):
+        train(config_for(tmp_path / "run", "experiment=vapo_full", *task))
+    with pytest.raises(ValueError, match=r"32768 positions: set sampling.max_new_tokens to"):
+        evaluate(eval_config(tmp_path / "eval", f"run={run_folder}", "k=1", "sampling.max_new_tokens=32768"))
+
+
+def test_the_same_file_twice_leaves_no_problem_to_train_on(model_folder: str, tmp_path: Path) -> None:
+    files = [f"data.path={tmp_path}/exam.jsonl", f"data.benchmark_path={tmp_path}/exam.jsonl"]
+    problem_files(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"0 problems .* not of the benchmark; set .*data.path and data.benchmark_path to different"
+    ):
+        train(config_for(tmp_path / "run", "scale=small_gpu", "data=file", f"model.path={model_folder}", *files, *SMALL))
+
+
+def test_a_file_that_is_not_utf8_is_named(model_folder: str, tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("problem,answer\nCafé 1+1,2\n".encode("latin-1"))
+    problem_files(tmp_path)
+    files = [f"data.path={tmp_path}/latin.csv", f"data.benchmark_path={tmp_path}/exam.jsonl"]
+    with pytest.raises(ValueError, match=r"latin.csv is not UTF-8 .*: save it as UTF-8"):
+        train(config_for(tmp_path / "run", "scale=small_gpu", "data=file", f"model.path={model_folder}", *files, *SMALL))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_command_says_what_the_engine_relies_on():
         "--dtype=float32",
         "--logprobs-mode=processed_logprobs",
         "--enable-prefix-caching",
-        "--skip-tokenizer-init",
+        "--no-skip-tokenizer-init",  # stop strings are found in text
         "--generation-config=vllm",
         '--weight-transfer-config={"backend": "vapo_http"}',
     }

@@ -7,6 +7,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vapo.data.prompts import PromptSource
+from vapo.rollout.checks import check_groups
 from vapo.types import Prompt
 from vapo.verifiers.base import Verifier
 
@@ -40,6 +41,7 @@ class PromptDataModule(LightningDataModule):
         seed: int,
         path: str | None = None,
         benchmark_path: str | None = None,
+        benchmark_limit: int | None = None,
     ) -> None:
         """
         Args:
@@ -48,9 +50,13 @@ class PromptDataModule(LightningDataModule):
             rollouts_per_step: B, responses per RL step over all ranks.
             group_size: G, responses per prompt; must divide `rollouts_per_step`. `regroup` changes it.
             seed: determines the order of the prompts.
+            benchmark_limit: problems of the benchmark that are scored, the first ones, >= 1; None for all.
             path, benchmark_path: not read here; a source of files gets them by interpolation, so that `data.path=` sets them.
         """
         super().__init__()
+        if benchmark_limit is not None and benchmark_limit < 1:
+            raise ValueError(f"data.benchmark_limit is {benchmark_limit}; set it to 1 or more problems, or null for all")
+        self.benchmark_limit = benchmark_limit
         self.source, self.verifier, self.rollouts_per_step, self.seed = source, verifier, rollouts_per_step, seed
         self.configured_group_size = group_size
         self.regroup(None)
@@ -59,14 +65,7 @@ class PromptDataModule(LightningDataModule):
     def regroup(self, group_size: int | None) -> None:
         """Sets the group size from the next RL step on, with the same number of responses per step; None is the configured size."""
         group_size = self.configured_group_size if group_size is None else group_size
-        if group_size < 1:
-            raise ValueError(f"algorithm.group_size is {group_size}; set it to 1 (no groups) or more")
-        if self.rollouts_per_step < 1 or self.rollouts_per_step % group_size != 0:
-            raise ValueError(
-                f"data.rollouts_per_step is {self.rollouts_per_step}, not a multiple of the group size {group_size}; "
-                f"set it to {max(1, round(self.rollouts_per_step / group_size)) * group_size}, or change the group size "
-                "(algorithm.group_size; while the actor is frozen, callbacks.value_pretraining.group_size)"
-            )
+        check_groups(self.rollouts_per_step, group_size)
         self.group_size, self.prompts_per_step = group_size, self.rollouts_per_step // group_size
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -91,7 +90,12 @@ class PromptDataModule(LightningDataModule):
 
     def benchmark(self) -> list[Prompt]:
         """The evaluation problems."""
-        return self.source.benchmark()
+        return self.source.benchmark()[: self.benchmark_limit]
+
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt; of an endless source, of the benchmark's longest."""
+        known = getattr(self.source, "longest_prompt", None)
+        return known() if known else max(len(prompt.token_ids) for prompt in self.benchmark())
 
     def state_dict(self) -> dict[str, Any]:
         return {"cursor": self.cursor}

@@ -169,6 +169,7 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
         self.tokens: dict[str, int] = {}
         self.peak_bytes: dict[str, int] = {}
+        self.current = ""  # the phase that is running, for display
 
     @contextmanager
     def phase(self, name: str, tokens: int = 0) -> Iterator[None]:
@@ -176,10 +177,11 @@ class PhaseClock:
         if on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        started = time.perf_counter()
+        started, outer, self.current = time.perf_counter(), self.current, name
         try:
             yield
         finally:
+            self.current = outer
             if on_gpu:
                 torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -20,6 +20,7 @@ from vapo.learner import Learner, check_precision
 from vapo.metrics import PhaseClock, StepMetrics
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
+from vapo.models.ends import end_tokens
 from vapo.reporting import report_step
 from vapo.rollout.checks import check_counts, check_engine, check_logprob_gap, check_minibatches, check_sampling
 from vapo.rollout.collate import collate
@@ -134,9 +135,8 @@ class RLModule(LightningModule):
             passes["value_R"] = lambda: run["critic"](batch, self.critic)
         if self.algorithm.needs_reference:
             passes["reference_logprob_R"] = lambda: run["reference"](batch, lambda micro: self.reference(micro, temperature)[0])
-        if self.staleness > 0 or (
-            self.engine_is_actor and not self.actor_frozen
-        ):  # stale: only the engine knows what it sampled from
+        # Stale rollouts: only the engine knows what it sampled from.
+        if self.staleness > 0 or (self.engine_is_actor and not self.actor_frozen):
             batch = batch.replace(old_logprob_R=batch.sampler_logprob_R)
         elif not self.actor_frozen:
             passes["old_logprob_R"] = lambda: run["actor"](batch, lambda micro: self.actor(micro, temperature)[0])
@@ -269,7 +269,7 @@ class RLModule(LightningModule):
             self.reference: Actor = self.make_actor(**placed).eval().requires_grad_(False)
             self.learners["reference"] = make(name="reference", network=self.reference)
         with torch.device("cpu"):  # not Lightning's default device: vLLM places its tensors itself
-            engine = self.make_engine(eos_token_ids=self.actor.eos_token_ids)  # without weights yet
+            engine = self.make_engine(eos_token_ids=end_tokens(self.actor, self.tokenizer))  # without weights yet
         check_engine(engine, self.prefetch, is_sharded(self.actor))
         self.sampler = Sampler(engine, self.tokenizer, self.datamodule.verifier, precision)
 

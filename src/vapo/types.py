@@ -11,7 +11,8 @@ A policy step is an RL step in which the actor trains; in value pretraining it d
 docs/vapo.md: what the paper leaves open, and what is done here. The networks are in `models/` and train in `learner.py`.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -57,11 +58,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling settings: temperature 0 is greedy; top_p is in (0, 1]; max_new_tokens counts the EOS."""
+    """Sampling settings: temperature 0 is greedy; top_p is in (0, 1]; max_new_tokens counts the EOS.
+
+    A response ends, finished, with the token that completes the first of the `stop` strings in its text without special tokens. The
+    token and the string stay.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 1024
+    stop: Sequence[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -70,6 +76,11 @@ class SamplingParams:
             raise ValueError(f"sampling top_p is {self.top_p}; set it in (0, 1]; 1 samples the whole distribution")
         if self.max_new_tokens < 1:
             raise ValueError(f"sampling max_new_tokens is {self.max_new_tokens}; set it to 1 or more")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(
+                f"sampling stop is {self.stop!r}; set it to a list of strings that are not empty, such as ['Question:']"
+            )
+        object.__setattr__(self, "stop", tuple(self.stop))  # a list from a configuration has no hash
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class Completion:
 
     token_ids: Int32  # the EOS is kept when one was sampled
     logprobs: Float32  # log-probability of each token under the distribution sampled from (at its temperature)
-    finished: bool  # False: cut at max_new_tokens, no EOS
+    finished: bool  # False: cut at max_new_tokens, without EOS or stop string
 
 
 @dataclass(frozen=True)
@@ -140,10 +151,10 @@ class Batch:
             end_B = length_B.cumsum(0)
             spans[axis] = list(zip((end_B - length_B)[index_B].tolist(), end_B[index_B].tolist(), strict=True))
         chosen: dict[str, Any] = {}
-        for field in fields(self):
-            value, axis = getattr(self, field.name), field.name[-1]
+        for name in (entry.name for entry in fields(self)):
+            value, axis = getattr(self, name), name[-1]
             if value is not None:
-                chosen[field.name] = value[index_B] if axis == "B" else torch.cat([value[start:end] for start, end in spans[axis]])
+                chosen[name] = value[index_B] if axis == "B" else torch.cat([value[start:end] for start, end in spans[axis]])
         return Batch(**chosen)
 
     def replace(self, **changes: Tensor) -> "Batch":

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from tests.completions import completion_of
 from tests.runs import CONFIGS
-from tests.tokenizers import LLAMA, QWEN, make_tokenizer
+from tests.tokenizers import CHATML, LLAMA, QWEN, make_tokenizer
 
 from vapo.data.templates import Template
 from vapo.micro_batches import micro_batches
 from vapo.rollout.collate import collate
 from vapo.types import Prompt, Rollout, Status, Verdict
 
-TEMPLATES = sorted(Path(CONFIGS, "templates").glob("*.txt"))
+TEMPLATES = sorted(Path(CONFIGS, "templates").iterdir())
 
 
 def make(folder, text="Q: {problem}\nA:\n", in_chat=False, **tokenizer):
@@ -75,7 +75,7 @@ def test_ids_and_mask_of_a_rollout_token_by_token(tmp_path):
 def test_the_templates_of_the_project_have_one_place_and_ask_for_what_the_verifier_reads(file):
     text = Template(make_tokenizer(), str(file), chat=False).apply("PROBLEM")
     assert text.count("PROBLEM") == 1 and not text.endswith("\n")
-    wanted = {"answer": '"Answer:', "boxed": "\\boxed{}", "gsm8k": '"####"', "plain": "PROBLEM"}
+    wanted = {"answer": '"Answer:', "boxed": "\\boxed{}", "gsm8k": '"####"', "plain": "PROBLEM", "few_shot": '"####"'}
     assert wanted[file.stem] in text
 
 
@@ -86,3 +86,102 @@ def test_what_is_wrong_with_a_template_is_said(tmp_path):
         make(tmp_path, in_chat=True)
     with pytest.raises(FileNotFoundError, match=r"no prompt template nowhere.txt"):
         Template(make_tokenizer(), "nowhere.txt", chat=False)
+
+
+# --- templates of turns ------------------------------------------------------------------------------------------------
+
+FEW_SHOT = """\
+- {role: system, content: Be brief.}
+- {role: user, content: "Q: 1+1"}
+- {role: assistant, content: "A: 2"}
+- role: user
+  content: |
+    Q: {problem}
+    A:
+"""
+OWN_SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are Qwen.<|im_end|>\n{% endif %}" + CHATML
+STRIPS = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+THINKING = CHATML + "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+
+
+def make_turns(folder, text=FEW_SHOT, chat=CHATML, in_chat=True, options=None):
+    file = folder / "turns.yaml"
+    file.write_text(text)
+    return Template(make_tokenizer(**{**QWEN, "chat": chat}), str(file), in_chat, options)
+
+
+def test_turns_are_rendered_by_the_chat_format_and_the_problem_goes_into_the_last(tmp_path):
+    assert make_turns(tmp_path).apply("3 {x}") == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ: 1+1<|im_end|>\n<|im_start|>assistant\nA: 2<|im_end|>\n"
+        "<|im_start|>user\nQ: 3 {x}\nA:<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_turns_without_a_chat_format_are_their_texts_with_a_blank_line_between(tmp_path):
+    assert make_turns(tmp_path, chat=None, in_chat=False).apply("3+3") == "Be brief.\n\nQ: 1+1\n\nA: 2\n\nQ: 3+3\nA:"
+
+
+def test_a_template_of_turns_is_recorded_whole_and_a_text_as_it_was(tmp_path):
+    assert "Be brief." in make_turns(tmp_path).text and make(tmp_path, **QWEN).text == "Q: {problem}\nA:"
+
+
+@pytest.mark.parametrize("text", ["- {role: user, content: '{problem}'}", None])
+def test_a_system_prompt_of_the_chat_formats_own_is_not_silent(tmp_path, caplog, text):
+    if text is None:
+        make(tmp_path, text="{problem}", in_chat=True, **{**QWEN, "chat": OWN_SYSTEM})
+    else:
+        make_turns(tmp_path, text, OWN_SYSTEM)
+    (record,) = caplog.records
+    assert "'system\\nYou are Qwen.'" in record.message and "a YAML file with a system turn" in record.message
+    caplog.clear()
+    make_turns(tmp_path, FEW_SHOT, OWN_SYSTEM)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("settings", [QWEN, LLAMA])
+def test_a_chat_format_without_one_says_nothing(tmp_path, caplog, settings):
+    make(tmp_path, in_chat=True, **settings)
+    assert caplog.records == []
+
+
+def test_what_the_chat_format_strips_is_said(tmp_path, caplog):
+    make_turns(tmp_path, FEW_SHOT.replace("A: 2", " A: 2"), STRIPS)
+    (record,) = caplog.records
+    assert "changes or drops turn 3 of the template (assistant: ' A: 2' …)" in record.message
+
+
+def test_roles_that_the_chat_format_refuses_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"refuses turns of system, user, assistant .*no system role.*change data.source.template"):
+        make_turns(tmp_path, FEW_SHOT, NO_SYSTEM)
+
+
+def test_options_of_the_chat_format(tmp_path):
+    plain, off = (make_turns(tmp_path, chat=THINKING, options=options) for options in (None, {"enable_thinking": False}))
+    assert off.apply("1") == plain.apply("1") + "<think></think>" and plain.text != off.text
+    with pytest.raises(ValueError, match=r"chat_options has enable_thinkin, but this tokenizer's chat format does not read it"):
+        make_turns(tmp_path, chat=CHATML, options={"enable_thinkin": False})
+    with pytest.raises(ValueError, match=r"but data.source.chat is false"):
+        make_turns(tmp_path, chat=THINKING, in_chat=False, options={"enable_thinking": False})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {role: user, content: x}", "has 0 places"),
+        ("- {role: user, content: '{problem}'}\n- {role: assistant, content: x}", "turns of user, assistant; write system"),
+        ("- {role: user, content: '{problem}'}\n- {role: user, content: '{problem}'}", "turns of user, user"),
+        ("- {role: system, content: '{problem}'}\n- {role: user, content: x}", "exactly one, in its last turn"),
+        ("- {role: user}", "not a list of turns"),
+        ("role: user", "not a list of turns"),
+        ("[", "not a list of turns"),
+        ("", "not a list of turns"),
+    ],
+)
+def test_what_is_wrong_with_turns_is_said(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        make_turns(tmp_path, text)
+
+
+def test_no_prompts_have_no_ids(tmp_path):
+    assert make(tmp_path, **QWEN).encode([]) == []

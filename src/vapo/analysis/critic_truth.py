@@ -10,7 +10,7 @@ from vapo.algorithms import outcome_reward
 from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.rollout.sampler import sampling_seed
-from vapo.types import Request, Rollout, SamplingParams, Status
+from vapo.types import Request, Rollout, Status
 from vapo.verifiers.base import Verifier
 
 
@@ -42,8 +42,7 @@ def critic_against_truth(
             rows.append((i, at, place, values[i][at].item(), 1.0 if rollout.correct else -1.0))
             prefix = (*rollout.prompt.token_ids, *tokens[:at].tolist())
             requests += [Request(prefix, sampling_seed(seed, at, i, sample)) for sample in range(continuations)]
-    left = SamplingParams(module.sampling.temperature, module.sampling.top_p, module.sampling.max_new_tokens)
-    completions = engine.generate(requests, left)
+    completions = engine.generate(requests, module.sampling)
     correct = []
     for number, completion in enumerate(completions):
         i, at, *_ = rows[number // continuations]

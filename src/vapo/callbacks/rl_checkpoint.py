@@ -1,6 +1,7 @@
 """Writes atomic checkpoints every few RL steps: a killed run loses at most `every_n_steps` steps, and one that is asked to stop
 (SIGTERM, SLURM preemption) loses none."""
 
+import logging
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from vapo.distributed.strategy import FSDP2
 from vapo.module import RLModule
 
 COSTLY_SHARE, COSTLY_GIB = 0.1, 1.0  # above both, a warning
+log = logging.getLogger(__name__)
 
 
 class RLCheckpoint(Callback):
@@ -57,6 +59,15 @@ class RLCheckpoint(Callback):
 
         lightnings = trainer._signal_connector.register_signal_handlers  # its teardown restores the handlers from before
         trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
+
+    def on_fit_start(self, trainer: Trainer, module: RLModule) -> None:
+        """Says beforehand how much room large checkpoints take: weights, and two Adam states of those that train."""
+        gib = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in module.parameters()) / 2**30
+        if rank() == 0 and gib * self.keep > COSTLY_GIB:
+            place = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+            free = shutil.disk_usage(place).free / 2**30
+            room = f"{self.keep} x {gib:.1f} GiB in {self.folder}, and one more while it is written; {free:.1f} GiB are free there"
+            log.log(logging.INFO if free > gib * (self.keep + 1) else logging.WARNING, f"checkpoints take {room}")
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0

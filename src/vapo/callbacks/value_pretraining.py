@@ -145,7 +145,7 @@ class ValuePretraining(Callback):
             "base model": fingerprint(module.actor),
             "critic initialization": fingerprint(module.critic),
             "task": str(datamodule.source.describe()),
-            "sampling": str(sampling),
+            "sampling": str(sampling) if not sampling.stop else f"{sampling}, stop {sampling.stop}",
             "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
             "training": str(training),
             "precision": f"{next(module.critic.parameters()).dtype}, {module.actor.compute_dtype}, {trainer.precision}",

@@ -4,6 +4,7 @@ import logging
 import random
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,14 +29,14 @@ class DatasetPrompts:
         held_out_problems: int,
         train_path: str | None = None,
         benchmark_path: str | None = None,
+        chat_options: dict[str, Any] | None = None,
     ) -> None:
         """
         Args:
             tokenizer: the policy's tokenizer.
             train: problems to train on; benchmark problems are removed.
             benchmark: evaluation problems; all of them are scored.
-            template: text file with `{problem}`.
-            chat: whether the text becomes a user turn in the tokenizer's chat format.
+            template, chat, chat_options: see `Template`.
             max_prompt_tokens: longer training problems are dropped and counted; a longer benchmark problem is an error.
             held_out_problems: training problems set aside to evaluate the critic, at most a tenth of them.
             train_path, benchmark_path: override the paths of the problem sets.
@@ -47,7 +48,7 @@ class DatasetPrompts:
             )
         self.train = train if train_path is None else replace(train, path=train_path)
         self.benchmark_set = benchmark if benchmark_path is None else replace(benchmark, path=benchmark_path)
-        self.template = Template(tokenizer, template, chat)
+        self.template = Template(tokenizer, template, chat, chat_options)
         self.benchmark_name = benchmark.name
         self.max_prompt_tokens, self.held_out_problems = max_prompt_tokens, held_out_problems
         self._order = lru_cache(maxsize=2)(self._shuffled)
@@ -63,6 +64,10 @@ class DatasetPrompts:
 
     def benchmark(self) -> list[Prompt]:
         return [self._numbered(prompt, index) for index, prompt in enumerate(self._benchmark)]
+
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt, of training or benchmark."""
+        return max(len(prompt.token_ids) for prompt in (*self._split[0], *self._training, *self._benchmark))
 
     def describe(self) -> dict[str, str | int]:
         return {
@@ -89,7 +94,7 @@ class DatasetPrompts:
 
     @cached_property
     def _scored(self) -> list[Problem]:
-        return self.benchmark_set.load().problems
+        return _load(self.benchmark_set).problems
 
     @cached_property
     def _benchmark(self) -> list[Prompt]:
@@ -108,15 +113,15 @@ class DatasetPrompts:
     @cached_property
     def _split(self) -> tuple[list[Prompt], list[Prompt]]:
         """Held-out and training prompts. The split depends only on the problems, so no run trains on another's held-out ones."""
-        loaded = self.train.load()
+        loaded = _load(self.train)
         scored = {problem.key for problem in self._scored}
         unscored = [problem for problem in loaded.problems if problem.key not in scored]
         kept = [prompt for prompt in self._prompts(unscored) if len(prompt.token_ids) <= self.max_prompt_tokens]
         self._report(loaded, len(loaded.problems) - len(unscored), len(kept))
         if len(kept) < 2:
             raise ValueError(
-                f"{self.train.name} has {len(kept)} problems of at most {self.max_prompt_tokens} tokens; set "
-                "data.source.max_prompt_tokens higher, or another problem set"
+                f"{self.train.name} has {len(kept)} problems of at most {self.max_prompt_tokens} tokens that are not of the "
+                "benchmark; set data.source.max_prompt_tokens higher, or data.path and data.benchmark_path to different problems"
             )
         order = sorted(range(len(kept)), key=lambda i: random.Random(kept[i].text).random())
         cut = max(1, min(self.held_out_problems, len(kept) // 10))
@@ -130,3 +135,10 @@ class DatasetPrompts:
         )
         if loaded.conflicting:
             log.warning(f"{self.train.name}: {loaded.conflicting} duplicates have another answer than the first; the first is kept")
+
+
+def _load(problem_set: ProblemSet) -> Loaded:
+    try:
+        return problem_set.load()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{problem_set.name}: {problem_set.path} is not UTF-8 ({error}): save it as UTF-8") from error

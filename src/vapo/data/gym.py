@@ -22,15 +22,22 @@ class GymPrompts:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, name: str, settings: dict[str, Any], template: str, chat: bool, problems: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        settings: dict[str, Any],
+        template: str,
+        chat: bool,
+        problems: int,
+        chat_options: dict[str, Any] | None = None,
     ) -> None:
         """
         Args:
             tokenizer: the policy's tokenizer.
             name: name of the generator, such as `basic_arithmetic`.
             settings: options of the generator; `{}` for the library's defaults.
-            template, chat: see `Template`.
             problems: number of benchmark problems, >= 1.
+            template, chat, chat_options: see `Template`.
         """
         import reasoning_gym  # imported here: it takes seconds
 
@@ -41,7 +48,7 @@ class GymPrompts:
         except (ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"reasoning-gym's {name} with {settings}: {error}; set data.source.name and settings") from error
         self.name, self.settings, self.problems = name, dict(settings), problems
-        self.template, self.benchmark_name = Template(tokenizer, template, chat), f"gym_{name}"
+        self.template, self.benchmark_name = Template(tokenizer, template, chat, chat_options), f"gym_{name}"
 
     def prompt(self, index: int, seed: int) -> Prompt:
         first = self.problems + HELD_OUT

@@ -39,7 +39,7 @@ class Actor(nn.Module):
             language_model: a causal LM with `base_model` and output embeddings.
             logits_chunk_tokens: tokens whose logits are in memory at once, >= 1; None: as many as fit into `LOGITS_BYTES`.
             float32_head: computes logits in float32, also under autocast.
-            eos_token_ids: tokens that end a response; None for those of the model's generation config.
+            eos_token_ids: tokens that end a response; None for those that `vapo.models.ends` finds.
         """
         super().__init__()
         self.packs = use_packed_attention(language_model)
@@ -49,6 +49,7 @@ class Actor(nn.Module):
         self.compute_dtype: torch.dtype = language_model.dtype  # of forward passes outside of autocast
         vocabulary = language_model.config.get_text_config().vocab_size
         self.logits_chunk_tokens = logits_chunk_tokens or max(1, LOGITS_BYTES // (4 * vocabulary))
+        self.eos_is_chosen = eos_token_ids is not None
         if eos_token_ids is not None:
             language_model.generation_config.eos_token_id = list(eos_token_ids)
 

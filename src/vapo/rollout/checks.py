@@ -2,10 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vapo.algorithms import PolicyGradient
-from vapo.rollout.engine import Engine
 from vapo.types import SamplingParams
+
+if TYPE_CHECKING:
+    from vapo.rollout.engine import Engine  # imports transformers, and settings are checked before
 
 MAX_LOGPROB_GAP = 0.05  # nats, mean over the tokens of a step
 
@@ -40,6 +43,18 @@ def check_counts(module: object, names: Sequence[str]) -> None:
             raise ValueError(f"module.{name} is {getattr(module, name)}; set it to 1 or more")
 
 
+def check_groups(rollouts_per_step: int, group_size: int) -> None:
+    """Raises ValueError if a step's rollouts are not whole groups."""
+    if group_size < 1:
+        raise ValueError(f"algorithm.group_size is {group_size}; set it to 1 (no groups) or more")
+    if rollouts_per_step < 1 or rollouts_per_step % group_size != 0:
+        raise ValueError(
+            f"data.rollouts_per_step is {rollouts_per_step}, not a multiple of the group size {group_size}; "
+            f"set it to {max(1, round(rollouts_per_step / group_size)) * group_size}, or change the group size "
+            "(algorithm.group_size; while the actor is frozen, callbacks.value_pretraining.group_size)"
+        )
+
+
 def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int) -> None:
     """Raises ValueError if minibatches would have different sizes."""
     if rollouts_per_step % minibatch_rollouts != 0:
@@ -47,7 +62,7 @@ def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int) -> None:
         raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")
 
 
-def check_engine(engine: Engine, prefetch: bool, actor_is_sharded: bool) -> None:
+def check_engine(engine: "Engine", prefetch: bool, actor_is_sharded: bool) -> None:
     """Raises ValueError if this engine cannot generate while networks train."""
     if prefetch and (engine.ranks_per_engine > 1 or getattr(engine, "sleep_level", 0) > 0):
         raise ValueError(
@@ -60,7 +75,7 @@ def check_engine(engine: Engine, prefetch: bool, actor_is_sharded: bool) -> None
         )
 
 
-def check_logprob_gap(metrics: dict[str, float], sampling: SamplingParams, engine: Engine) -> None:
+def check_logprob_gap(metrics: dict[str, float], sampling: SamplingParams, engine: "Engine") -> None:
     """An alarm: the engine samples from another policy than the trainer's. It stops the run where both share their weights, and is
     a warning elsewhere. With top-p below 1 the two differ by design."""
     gap = metrics.get("engine/logprob_gap_mean", 0.0)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ class Sampler:
         """
         self.engine, self.tokenizer, self.verifier, self.context = engine, tokenizer, verifier, context
         self.prefetched = Prefetch()
+        self.watch: Callable[[int, int], None] = lambda done, total: None  # called after each of this rank's responses, for display
 
     def needs_weights(self, version: int) -> bool:
         """Whether the engine's weights are not the actor's `version`. Waits for a running prefetch."""
@@ -91,8 +93,10 @@ class Sampler:
             for group, sample in assignments
         ]
         verdicts: dict[int, Future[Verdict]] = {}
+        done = count(1)
 
         def verify(i: int, completion: Completion) -> None:
+            self.watch(next(done), len(requests))
             if completion.finished:
                 verdicts[i] = self.verifier.submit(self.decode(completion.token_ids), prompts[assignments[i][0]].reference)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vapo.distributed.sharding import compute_buffers, device_of, is_sharded
 from vapo.models.actor import Actor
@@ -22,6 +22,7 @@ from vapo.rollout.kv_cache import BufferedCache, GroupCache
 from vapo.types import Completion, Request, SamplingParams
 
 TOP = 1024  # tokens; most nuclei have fewer, and the sort of a whole vocabulary is slow
+STOP_MARGIN = 8  # tokens read before a stop string: special ones within it, and a first token that loses its blank
 COMPACT_BELOW = 0.8  # drop finished rows when the share of live rows is below this: it copies the cache, so not at every step
 
 
@@ -84,7 +85,12 @@ class TorchEngine:
     ranks_per_engine = 1
 
     def __init__(
-        self, eos_token_ids: Sequence[int], max_batch: int = 1024, own_weights: bool = False, dtype: str | None = None
+        self,
+        eos_token_ids: Sequence[int],
+        max_batch: int = 1024,
+        own_weights: bool = False,
+        dtype: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         """
         Args:
@@ -93,11 +99,12 @@ class TorchEngine:
             own_weights: keep a copy of any actor, so that training can continue during generation.
             dtype: of the weights it generates with. Where the actor has another, the engine keeps a copy, which saves the casts
                 that autocast makes of every weight for every token. None: the actor's.
+            tokenizer: reads responses where sampling has stop strings; not needed elsewhere.
         """
         check_eos(eos_token_ids)
         if max_batch < 1:
             raise ValueError(f"rollout.engine.max_batch is {max_batch}; set it to 1 or more responses")
-        self.eos_token_ids, self.max_batch = tuple(eos_token_ids), max_batch
+        self.eos_token_ids, self.max_batch, self.tokenizer = tuple(eos_token_ids), max_batch, tokenizer
         self.own_weights = own_weights
         self.weights_version = -1
         self.language_model: PreTrainedModel | None = None
@@ -171,6 +178,8 @@ class TorchEngine:
             token_B, logprob_B = sample(logits_BV, uniform_TB[step, live_B], sampling)
             token_BT[live_B, step], logprob_BT[live_B, step] = token_B, logprob_B  # junk in ended rows: their responses are cut
             ends_B = torch.isin(token_B, eos) & ~ended_B
+            if sampling.stop:
+                ends_B |= self._stops(token_BT[live_B, : step + 1], sampling.stop).to(device) & ~ended_B
             ended = live_B[ends_B].tolist()  # the one wait for the device
             for row in ended:
                 yield row, _completion(token_BT[row, : step + 1], logprob_BT[row, : step + 1], finished=True)
@@ -193,6 +202,16 @@ class TorchEngine:
 
         for row in live_B[~(ended_B | ends_B)].tolist():
             yield row, _completion(token_BT[row], logprob_BT[row], finished=False)
+
+    def _stops(self, token_BT: Tensor, stop: Sequence[str]) -> Tensor:
+        """stops_B: whether the text of a response has a stop string near its end. Tokens are a byte or more, special ones aside."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "rollout.sampling.stop needs rollout.engine.tokenizer, to read responses: set it to ${module.tokenizer}"
+            )
+        longest = max(len(text.encode()) for text in stop)
+        texts = self.tokenizer.batch_decode(token_BT[:, -longest - STOP_MARGIN :].tolist(), skip_special_tokens=True)
+        return torch.tensor([any(string in text for string in stop) for text in texts])
 
     def _prefill(
         self, model: PreTrainedModel, requests: Sequence[Request], sampling: SamplingParams

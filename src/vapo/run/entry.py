@@ -3,17 +3,20 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin made runs 3 to 15 times slower
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vapo.run.resolvers import register
+from vapo.run.value_types import check_defaults
 
+QUOTED = "blanks, commas, braces, colons or equals signs"
 USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
 
@@ -22,12 +25,18 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Call
     tracebacks. A script imports what it needs inside of `main`: `--help` should not wait for torch."""
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @wraps(main)  # Hydra finds configs/ next to the script of `main`
+        def checked(config: DictConfig) -> Any:
+            check_defaults(config)
+            return main(config)
+
         def run() -> None:
             register()
             wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+            sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it first or last
             os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra pass errors on to here
             try:
-                hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(main)()
+                hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(checked)()
             except USER_ERRORS as error:
                 if wants_traceback:
                     raise
@@ -41,7 +50,15 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Call
 
 def one_line(error: Exception, script: str) -> str:
     """What was wrong and what to set, without Hydra's wrapping."""
-    if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
-        return f"{str(error).splitlines()[0]} There is no such key: `python {script} --cfg job` lists the existing ones"
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        reason = str(error).splitlines()[0]
+        return f"{error.override}: {reason}; quote values with {QUOTED} twice, for the shell and for Hydra: 'key=\"a, b\"'"
+    if "Config group override must be a string" in text:
+        groups = [word.removesuffix("=null") for word in sys.argv[1:] if word.endswith("=null") and "." not in word]
+        return f"{', '.join(groups)} is a group, not null: leave it out with ~{groups[0] if groups else '<group>'}"
+    if isinstance(error, ConfigCompositionException) and "Could not override" in text:
+        first, *rest = str(error).splitlines()
+        return f"{first} There is no such key: `python {script} --cfg job` lists the existing ones. {' '.join(rest[:1])}".strip()
     cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
     return " ".join(str(cause).split())

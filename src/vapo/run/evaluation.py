@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import torch
 import torch.distributed.checkpoint as dcp
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
 from vapo.analysis.benchmark import problem_table, samples_frame, summarize
 from vapo.callbacks.aime_evaluation import EVALUATION_STEP
+from vapo.callbacks.progress import QUIET_SECONDS
 from vapo.checkpoints import check_intact, find_checkpoint
 from vapo.models.actor import Actor
+from vapo.models.ends import check_positions, end_tokens
 from vapo.rollout.sampler import Sampler
 from vapo.run.record import RESOLVED, load_config, provenance
 from vapo.run.training import quiet_libraries
+from vapo.run.value_types import check_types
 from vapo.types import SamplingParams, Status
 
 # The settings that, with the problems, determine the samples.
@@ -38,19 +42,31 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if config.k < 1 or config.problems_per_file < 1:
         raise ValueError(f"k is {config.k}, problems_per_file {config.problems_per_file}; set both to 1 or more")
     config = of_run(config)
+    check_types(config)
     if config.sampling.max_new_tokens is None:
         raise ValueError(
             "set sampling.max_new_tokens, in tokens: 256 for mini, 20480 for AIME as in DAPO; or run= to a run's folder"
         )
+    config.sampling = {name: value for name, value in config.sampling.items() if value is not None}
     sampling, out = instantiate(config.sampling, _target_=SamplingParams), Path(config.out)
-    actor, rl_step = load_actor(config)
     source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
-    tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()
+    tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()[: config.data.get("benchmark_limit")]
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    check_positions(config.module.actor, longest, sampling.max_new_tokens, "sampling.max_new_tokens")
+    actor, rl_step = load_actor(config)
     digest = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
     check_same(out, config, {"rl_step": rl_step, "problems": digest})
-    engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
+    engine = instantiate(config.rollout.engine)(eos_token_ids=end_tokens(actor, tokenizer))
     engine.load_weights(actor, 0)
-    sampler = Sampler(engine, tokenizer, verifier)
+    sampler, said = Sampler(engine, tokenizer, verifier), time.monotonic()
+
+    def watch(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > QUIET_SECONDS:
+            said = time.monotonic()
+            print(f"responses to the next problems: {done} of {total}", flush=True)
+
+    sampler.watch = watch
     files, correct, prefix = [], 0, f"{source.benchmark_name}_t{sampling.temperature:g}_p{sampling.top_p:g}"
     (out / "samples").mkdir(exist_ok=True)
     for first in range(0, len(prompts), config.problems_per_file):
@@ -86,8 +102,13 @@ def of_run(config: DictConfig) -> DictConfig:
         raise ValueError("run= takes the run's own model: leave model and module out, or give model.path= instead of run=")
     run, config = load_config(saved), config.copy()
     config.model, config.module = run.model, run.module
-    if not any(choice.startswith(("data", "problems@")) for choice in overrides):
-        config.data = run.data
+    limit = [choice for choice in overrides if choice.startswith("data.benchmark_limit=")]
+    if not any(choice.startswith(("data", "problems@")) for choice in overrides if choice not in limit):
+        chosen, config.data = config.data.benchmark_limit, run.data
+        with open_dict(config.data):  # older runs have no limit
+            config.data.benchmark_limit = chosen if limit else run.data.get("benchmark_limit")
+    if config.sampling.stop is None:
+        config.sampling.stop = run.rollout.sampling.get("stop") or None
     if config.sampling.max_new_tokens is None:
         config.sampling.max_new_tokens = run.rollout.sampling.max_new_tokens
     return config

@@ -1,11 +1,14 @@
 """Checks for launching a run in several processes: first rank, one run folder, sweeps. docs/scaling.md has the commands."""
 
 import os
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Trainer
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from lightning import Trainer  # takes seconds, and `is_first_rank` is asked before
 
 
 def is_first_rank() -> bool:
@@ -22,7 +25,7 @@ def check_one_folder(config: DictConfig) -> None:
         raise ValueError(f"{ranks} processes would each write to their own folder: set hydra.run.dir=logs/train/runs/<name>")
 
 
-def check_sweep(trainer: Trainer) -> None:
+def check_sweep(trainer: "Trainer") -> None:
     """Raises if the jobs of a sweep would start ranks: each rank would run the whole sweep again."""
     if HydraConfig.get().mode == RunMode.MULTIRUN and trainer.strategy.launcher is not None and trainer.world_size > 1:
         raise ValueError(

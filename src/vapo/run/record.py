@@ -71,5 +71,8 @@ def save_record(texts: dict[str, str], root: str, folder: Path) -> None:
     for name, text in texts.items():
         (folder / name).write_text(text)
     record = folder / "record.json"
-    starts = json.loads(record.read_text()) if record.exists() else []  # one entry per start: the first, then each resume
+    try:
+        starts = json.loads(record.read_text()) if record.exists() else []  # one entry per start: the first, then each resume
+    except ValueError as error:
+        raise ValueError(f"{record} is damaged ({error}): remove it and resume; training does not need it") from error
     record.write_text(json.dumps([*starts, provenance(root)], indent=2))

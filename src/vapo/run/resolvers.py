@@ -46,6 +46,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("offline", _offline, replace=True)
     OmegaConf.register_new_resolver("made_model", _made_model, replace=True)
     OmegaConf.register_new_resolver("tokens", lambda *parts: None if None in parts else sum(parts), replace=True)
+    OmegaConf.register_new_resolver("least", min, replace=True)
     OmegaConf.register_new_resolver("engine_dtype", _engine_dtype, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda folder: hashlib.sha256(folder.encode()).hexdigest()[:12], replace=True)
     OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if resume is None else resume, replace=True)

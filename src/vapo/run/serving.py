@@ -36,6 +36,7 @@ def command(config: DictConfig) -> list[str]:
         config.max_batch,
         config.enforce_eager,
         config.model.trust_remote_code,
+        reads_text=True,  # a request may have stop strings
     )
     ours = {
         "host": config.host,

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import warnings
-from dataclasses import fields
 from pathlib import Path
 
 import lightning
@@ -12,16 +11,22 @@ import torch
 import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from vapo.callbacks.aime_evaluation import AIMEEvaluation
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.checkpoints import LAST, discard_after, find_checkpoint
 from vapo.metrics_csv import trim
+from vapo.models.ends import check_positions
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
+from vapo.run.settings import check_algorithm
+from vapo.run.value_types import check_types
+
+LIMIT = "sampling.max_new_tokens"
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -42,6 +47,7 @@ def train(config: DictConfig) -> dict[str, float]:
             check_same_job(config, folder)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
+    check_types(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
@@ -51,9 +57,13 @@ def train(config: DictConfig) -> dict[str, float]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = instantiate(config.data)
     module: RLModule = instantiate(config.module)
-    callbacks: list[Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
+    callbacks: list[Callback] = [instantiate(callback) for callback in chosen_callbacks(config)]
     callbacks.sort(key=lambda callback: isinstance(callback, RLCheckpoint))  # last: it saves what the others have done
-    loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
+    loggers = [instantiate(logger) for logger in (config.get("logger") or {}).values() if logger is not None]
+    limits = {f"callbacks.aime_evaluation.{LIMIT}": c.sampling for c in callbacks if isinstance(c, AIMEEvaluation)}
+    longest = datamodule.longest_prompt()
+    for key, sampling in {f"rollout.{LIMIT}": module.sampling, **limits}.items():
+        check_positions(config.module.actor, longest, sampling.max_new_tokens, key)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     check_sweep(trainer)
     if is_first_rank():
@@ -68,10 +78,23 @@ def train(config: DictConfig) -> dict[str, float]:
     return module.latest
 
 
+def chosen_callbacks(config: DictConfig) -> list[DictConfig]:
+    """The callbacks that are not null. Raises ValueError if one has lost its `_target_`, as `~callbacks` does to all."""
+    chosen = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
+    for name, callback in chosen.items():
+        if "_target_" not in callback:
+            raise ValueError(
+                f"callbacks.{name} has no _target_: keep the group callbacks, and set callbacks.{name}=null to leave this one out"
+            )
+    return list(chosen.values())
+
+
 def quiet_libraries() -> None:
-    """Leaves the terminal to the run: no tips, no loading bars, no warnings about others' deprecations."""
+    """Leaves the terminal to the run: no tips, no loading bars, no warnings about others' deprecations, nothing twice."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("datasets", "huggingface_hub"):  # they have a handler, and Hydra's would print their lines again
+        logging.getLogger(name).propagate = False
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"lightning\..*")
 
@@ -100,17 +123,6 @@ def resumed_config(config: DictConfig) -> DictConfig:
             f"cannot resume with {changes}: {str(error).splitlines()[0]}; give plain keys, such as module.policy_steps=100"
         ) from error
     return merged
-
-
-def check_algorithm(algorithm: DictConfig) -> None:
-    """Raises if a switch is set that the algorithm does not have, as an ablation of VAPO's critic does to GRPO."""
-    family = get_class(algorithm._target_)
-    unknown = sorted(str(name) for name in algorithm if name != "_target_" and name not in {f.name for f in fields(family)})
-    if unknown:
-        raise ValueError(
-            f"algorithm.{', algorithm.'.join(unknown)} has no meaning for {family.__name__}: choose an experiment that has it, "
-            "such as vapo_full, or another ablation"
-        )
 
 
 def check_same_job(config: DictConfig, folder: Path) -> None:

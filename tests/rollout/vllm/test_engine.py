@@ -33,7 +33,7 @@ def requests(count=8, seed=0):
 
 
 def make(path):
-    engine = VLLMEngine(EOS, path, max_tokens=512, kv_cache_mib=64, max_batch=64)
+    engine = VLLMEngine(EOS, path, max_tokens=512, kv_cache_mib=64, max_batch=64, stop=["7="] if path == BASE else None)
     model = AutoModelForCausalLM.from_pretrained(path)
     engine.load_weights(Actor(model), 0)
     return engine, model
@@ -134,6 +134,20 @@ def test_the_eos_is_kept_and_a_cut_response_has_none(tied):
         assert len(completion.logprobs) == len(completion.token_ids) <= 30 and (
             completion.finished or len(completion.token_ids) == 30
         )
+
+
+def test_a_stop_string_ends_a_response_as_in_the_plain_engine(tied, untied):
+    engine, model = tied
+    ours = TorchEngine(EOS, tokenizer=load_tokenizer(BASE))
+    ours.load_weights(Actor(model), 0)
+    sampling = SamplingParams(temperature=0.0, max_new_tokens=80, stop=["7=", "4"])
+    found = [c.token_ids.tolist() for c in engine.generate(requests(12), sampling)]
+    expected = ours.generate(requests(12), sampling)
+    assert found == [c.token_ids.tolist() for c in expected]
+    assert [c.finished for c in engine.generate(requests(12), sampling)] == [c.finished for c in expected]
+    assert sum(ids[-1] != EOS[0] and len(ids) < 80 for ids in found) > 2
+    with pytest.raises(ValueError, match=r"set rollout.engine.stop to them"):
+        untied[0].generate(requests(1), sampling)
 
 
 def test_each_completion_is_handed_over_once_and_early(tied):

@@ -135,6 +135,17 @@ def test_greedy_tokens_are_the_plain_engines(engine, model):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
+def test_a_stop_string_ends_a_response_as_in_the_plain_engine(engine, model):
+    sampling, plain = (
+        SamplingParams(temperature=0.0, max_new_tokens=80, stop=["7=", "4"]),
+        TorchEngine(EOS, tokenizer=load_tokenizer(BASE)),
+    )
+    plain.load_weights(Actor(model), 0)
+    found, expected = engine.generate(requests(12), sampling), plain.generate(requests(12), sampling)
+    assert tokens(found) == tokens(expected) and [c.finished for c in found] == [c.finished for c in expected]
+    assert sum(c.token_ids[-1] != EOS[0] and len(c.token_ids) < 80 for c in found) > 2
+
+
 def test_equal_seeds_give_equal_tokens_on_whichever_server(engine, model, servers):
     asked = requests(16)
     together = tokens(engine.generate(asked, LONG))

@@ -50,6 +50,7 @@ class VLLMEngine:
         max_probe_gap: float | None = None,
         tensor_parallel: int = 1,
         sleep_level: int = 0,
+        stop: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
@@ -64,6 +65,7 @@ class VLLMEngine:
             tensor_parallel: neighboring ranks that share one engine, for models too large for one GPU.
             sleep_level: GPU memory freed while networks train: 0 none; 1 the cache, and weights are offloaded to the CPU; 2 both,
                 and weights are loaded again from the actor.
+            stop: stop strings that `generate` will be called with: vLLM then loads the tokenizer at `path`.
         """
         check_eos(eos_token_ids)
         if tensor_parallel < 1 or world_size() % tensor_parallel != 0:
@@ -81,7 +83,7 @@ class VLLMEngine:
         check_version()
         self.ranks_per_engine = tensor_parallel
         self.sleep_level, self._asleep = sleep_level if torch.cuda.is_available() else 0, False  # vLLM cannot sleep on a CPU
-        self.eos_token_ids = list(eos_token_ids)
+        self.eos_token_ids, self.reads_text = list(eos_token_ids), bool(stop)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.check, self.tried = WeightCheck(self.dtype, max_probe_gap, "vLLM"), False
         self.weights_version = -1
@@ -97,7 +99,7 @@ class VLLMEngine:
         with _random_state_kept():  # vLLM seeds every generator of the process
             from vllm import LLM
 
-            arguments = options(path, dtype, max_tokens, kv_cache_mib, max_batch, enforce_eager, trust_remote_code)
+            arguments = options(path, dtype, max_tokens, kv_cache_mib, max_batch, enforce_eager, trust_remote_code, bool(stop))
             self.llm = LLM(
                 **arguments,
                 disable_log_stats=True,
@@ -169,6 +171,8 @@ class VLLMEngine:
     ) -> list[Completion]:
         if not self.received:
             raise RuntimeError("generate was called before load_weights")
+        if sampling.stop and not self.reads_text:
+            raise ValueError("vLLM was started without its tokenizer, which stop strings need: set rollout.engine.stop to them")
         self._wake()
         return self._generate(requests, sampling, self.eos_token_ids, on_finish)
 

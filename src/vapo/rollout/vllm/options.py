@@ -56,9 +56,16 @@ def environment() -> dict[str, str]:
 
 
 def options(
-    path: str, dtype: str, max_tokens: int | None, kv_cache_mib: int, max_batch: int, enforce_eager: bool, trust_remote_code: bool
+    path: str,
+    dtype: str,
+    max_tokens: int | None,
+    kv_cache_mib: int,
+    max_batch: int,
+    enforce_eager: bool,
+    trust_remote_code: bool,
+    reads_text: bool,
 ) -> dict[str, Any]:
-    """Keyword arguments of `vllm.LLM`; the arguments are those of `VLLMEngine`."""
+    """Keyword arguments of `vllm.LLM`; the arguments are those of `VLLMEngine`; `reads_text` loads the tokenizer."""
     on_gpu = torch.cuda.is_available()
     return {
         "model": path,
@@ -71,7 +78,7 @@ def options(
         "enable_chunked_prefill": on_gpu,  # on a CPU, vLLM fails on chunked prompts with a seed
         "enable_prefix_caching": True,  # the responses of a group share their prompt's cache
         "logprobs_mode": "processed_logprobs",  # those of the sampling distribution, with temperature and top-p applied
-        "skip_tokenizer_init": True,  # token ids in and out
+        "skip_tokenizer_init": not reads_text,  # token ids in and out
         "trust_remote_code": trust_remote_code,
         "seed": 0,  # each request has its own seed
     }
@@ -88,4 +95,5 @@ def parameters(request: Request, sampling: SamplingParams, eos_token_ids: Sequen
         "stop_token_ids": list(eos_token_ids),
         "ignore_eos": True,  # `stop_token_ids` alone end a response
         "detokenize": False,
+        **({"stop": list(sampling.stop), "detokenize": True, "include_stop_str_in_output": True} if sampling.stop else {}),
     }

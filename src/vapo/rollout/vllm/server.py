@@ -34,6 +34,7 @@ class Expected:
     eos_token_ids: Collection[int]
     vocabulary: int  # size; all token ids are below it
     label: str  # label of the weights that sample it
+    stop: Collection[str] = ()  # texts that end it
 
 
 class Server:
@@ -151,7 +152,8 @@ def read_completion(reply: Mapping[str, Any], longest: int, expected: Expected) 
     if not 1 <= len(ids) <= longest:
         raise ValueError(f"{len(ids)} tokens, but 1 to {longest} were requested")
     ends = [token in expected.eos_token_ids for token in ids]
-    if any(ends[:-1]) or (reason, ends[-1]) not in {("stop", True), ("length", False)}:
+    ended = ends[-1] or choice.get("stop_reason") in expected.stop
+    if any(ends[:-1]) or (reason, ended) not in {("stop", True), ("length", False)}:
         raise ValueError(f"finish reason {reason!r} does not match the tokens")
     if reason == "length" and len(ids) < longest:
         raise ValueError(f"cut after {len(ids)} tokens, but {longest} were allowed")

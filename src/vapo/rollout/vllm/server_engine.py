@@ -280,5 +280,5 @@ class ServerEngine:
     ) -> Callable[[Server, Request], Coroutine[Any, Any, Completion]]:
         """Returns a function that gets one completion from a server."""
         eos_token_ids = self.eos_token_ids if eos_token_ids is None else eos_token_ids
-        expected = Expected(eos_token_ids, actor.language_model.config.get_text_config().vocab_size, label)
+        expected = Expected(eos_token_ids, actor.language_model.config.get_text_config().vocab_size, label, sampling.stop)
         return lambda server, request: server.generate(session, request, sampling, expected, self.deadline_seconds)

@@ -1,0 +1,96 @@
+"""Checks of a run's settings in the first seconds, before the slow imports, and the run's first line."""
+
+import logging
+from contextlib import suppress
+from dataclasses import fields
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from vapo.run.launching import is_first_rank
+from vapo.run.value_types import check_types
+
+log = logging.getLogger(__name__)
+SHOWN = ("experiment", "scale", "ablation", "debug", "data", "rollout", "trainer")  # groups in a run's first line
+
+
+def check_training(config: DictConfig) -> None:
+    """Raises ValueError if rollouts cannot be sampled or grouped as the settings say, or there is no GPU where they want one; warns
+    of a run that would do nothing. Imports torch, but none of the other libraries."""
+    from vapo.rollout.checks import check_groups, check_minibatches, check_sampling
+
+    check_device("trainer.accelerator", config.trainer.get("accelerator"), "trainer=cpu")
+    if config.resume is not None:
+        return  # its settings are the saved ones, which `train` checks
+    check_algorithm(config.algorithm)
+    for part in ("algorithm", "rollout.sampling"):
+        check_types(config, part)
+    check_sampling(instantiate(config.rollout.sampling), instantiate(config.algorithm), config.rollout.prefetch)
+    evaluation = OmegaConf.select(config, "callbacks.aime_evaluation.sampling")
+    if evaluation is not None and "_target_" in evaluation:
+        check_types(config, "callbacks.aime_evaluation.sampling")
+        instantiate(evaluation)
+    with suppress(TypeError):  # a wrong type, which `check_types` will name
+        check_groups(config.data.rollouts_per_step, config.data.group_size)
+        check_minibatches(config.module.minibatch_rollouts, config.data.rollouts_per_step)
+        warn_of_idle(config)
+
+
+def check_evaluation(config: DictConfig) -> None:
+    """Raises ValueError if an evaluation's sampling is impossible, or there is no GPU where it wants one. Imports only torch."""
+    from vapo.types import SamplingParams
+
+    check_device("device", config.device, "device=cpu")
+    SamplingParams(**{name: value for name, value in config.sampling.items() if value is not None})
+
+
+def check_algorithm(algorithm: DictConfig) -> None:
+    """Raises if a switch is set that the algorithm does not have, as an ablation of VAPO's critic does to GRPO."""
+    family = get_class(algorithm._target_)
+    unknown = sorted(str(name) for name in algorithm if name != "_target_" and name not in {f.name for f in fields(family)})
+    if unknown:
+        raise ValueError(
+            f"algorithm.{', algorithm.'.join(unknown)} has no meaning for {family.__name__}: choose an experiment that has it, "
+            "such as vapo_full, or another ablation"
+        )
+
+
+def check_device(key: str, device: str | None, remedy: str) -> None:
+    """Raises ValueError if `device` is a GPU and torch sees none."""
+    import torch
+
+    if str(device).startswith(("gpu", "cuda")) and not torch.cuda.is_available():
+        raise ValueError(f"{key} is {device}, but torch sees no GPU here: set {remedy}, or install torch for this machine's GPU")
+
+
+def warn_of_idle(config: DictConfig) -> None:
+    """Warns if the run would end before its networks train, or before they train at their learning rate."""
+    pretraining = OmegaConf.select(config, "callbacks.value_pretraining.steps") or 0
+    steps, limit = config.module.policy_steps, config.trainer.max_steps
+    if 0 <= limit <= pretraining:
+        log.warning(
+            f"trainer.max_steps={limit} ends the run within {pretraining} steps of value pretraining: the policy will not train"
+        )
+    for name, trained in (("actor", steps), ("critic", steps + pretraining)):
+        warmup = config.module[f"{name}_schedule"].get("warmup_steps", 0)
+        if warmup > trained:
+            log.warning(
+                f"module.{name}_schedule.warmup_steps={warmup} is longer than the {trained} RL steps in which the {name} trains: "
+                "it never reaches its learning rate"
+            )
+
+
+def announce(config: DictConfig) -> None:
+    """Prints a run's first line: what was chosen, what is loaded, and where results go."""
+    if config.get("resume") is not None:
+        what = f"resuming {config.resume}"
+    elif config.get("run") is not None:
+        what = f"run {config.run}, results in {config.paths.output_dir}"
+    else:
+        choices = HydraConfig.get().runtime.choices
+        shown = [f"{name}={choices[name]}" for name in SHOWN if choices.get(name) not in (None, "none", "null")]
+        model = "missing" if OmegaConf.is_missing(config.model, "path") else config.model.path
+        what = f"{' '.join(shown)}, model.path {model}, results in {config.paths.output_dir}"
+    if is_first_rank():
+        print(f"{config.task_name}: {what}; loading libraries …", flush=True)

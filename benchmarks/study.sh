@@ -14,7 +14,7 @@ run() {
 }
 # The first study's problems, length and rate (59ee5a5): the mini scale has changed since. $PWD: a job runs in its own folder.
 train() {
-  run data.source.max_operands=28 module.policy_steps=12 module.actor_schedule.decay_share=0 callbacks.aime_evaluation.every_n_steps=3 \
+  run data.source.max_operands=28 module.policy_steps=12 module.actor_schedule.decay_share=0 module.actor_optimizer.lr=1e-4 callbacks.aime_evaluation.every_n_steps=3 \
     "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
 }
 

@@ -12,10 +12,10 @@ export OMP_NUM_THREADS=1
 run() {
   $python src/train.py -m "$@" threads=1 module.overlap=false hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir="$folder" || failed=1
 }
-# The first study's problems, length and rate (59ee5a5): the mini scale has changed since. $PWD: a job runs in its own folder.
+# The first study's problems, length and rate (59ee5a5); the mini scale has changed since. $PWD: a job runs in its own folder.
 train() {
-  run data.source.max_operands=28 module.policy_steps=12 module.actor_schedule.decay_share=0 module.actor_optimizer.lr=1e-4 callbacks.aime_evaluation.every_n_steps=3 \
-    "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
+  run data.source.max_operands=28 module.policy_steps=12 module.actor_schedule.decay_share=0 module.actor_optimizer.lr=1e-4 \
+    callbacks.aime_evaluation.every_n_steps=3 "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
 }
 
 critic='no_value_pretraining,no_decoupled_gae,no_length_adaptive_gae'
@@ -51,7 +51,7 @@ case $piece in
     ;;
   extra)
     mkdir -p "$folder" # what the others are compared with, from the main piece
-    cp -rn logs/train/multiruns/study_main/experiment=vapo_full,seed=1[012] "$folder"
+    cp -rn logs/train/multiruns/study_main/data*experiment=vapo_full*seed=1[012] "$folder"
     train experiment=vapo_full scale_overrides.length_adaptive_alpha=0.05,0.1,0.2,0.8 seed=10,11,12
     train experiment=vapo_full algorithm.whiten_advantages=false seed=10,11,12
     train experiment=vapo_full algorithm.length_adaptive_alpha=null algorithm.critic_lambda=0.95 seed=10,11,12

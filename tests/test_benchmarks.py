@@ -54,6 +54,12 @@ def test_scoring() -> None:
     assert "| numbers |" in printed and "| math-verify |" in printed and versions() in printed
 
 
+def test_reading() -> None:
+    printed = finished("benchmarks.reading", "src/vapo/assets/mini/base", "--operands", "12", "60", "--problems", "8")
+    row = printed.splitlines()[2].strip("| ").split(" | ")
+    assert float(row[1]) == 0.0 and float(row[2]) == 1.0  # of a length that it learned, and far beyond
+
+
 def test_the_prompts_for_trl_are_those_of_the_task(tmp_path: Path) -> None:
     """TRL itself is in an environment that the command makes: no part of CI."""
     write_prompts(tmp_path / "prompts.jsonl", TINY, 3)

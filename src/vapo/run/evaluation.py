@@ -46,7 +46,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     actor, rl_step = load_actor(config)
     source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
     tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()
-    digest = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr([(prompt.key or prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
     check_same(out, config, {"rl_step": rl_step, "problems": digest})
     engine = instantiate(config.rollout.engine)(eos_token_ids=actor.eos_token_ids)
     engine.load_weights(actor, 0)

@@ -42,8 +42,8 @@ class DatasetPrompts:
             max_prompt_tokens: longer training problems are dropped and counted; a longer benchmark problem is an error.
             held_out_problems: training problems set aside to evaluate the critic, at most a tenth of them.
             train_path, benchmark_path: override the paths of the problem sets.
-            verifier: tries every answer when the problems are loaded; None: none is tried. Training problems whose answers it cannot
-                read are named and dropped, those of the benchmark are named and kept.
+            verifier: tries every answer when the problems are loaded; None: none is tried. Training problems whose answers it
+                cannot read are named and dropped, those of the benchmark are named and kept.
             max_unreadable_share: share of a set's problems; with more of them the run stops.
         """
         if max_prompt_tokens < 1 or held_out_problems < 1:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,8 @@ class ProblemSet:
             answer = int(answer)
         text = str(answer)
         if len(text) > 1 and text[0] == text[-1] == '"':  # the library's spelling of a text among numbers
-            try:
+            with suppress(ValueError):
                 text = str(json.loads(text))
-            except ValueError:
-                pass
         if self.answer_after is not None:
             if self.answer_after not in text:
                 raise ValueError(f"{self.name}: no {self.answer_after!r} in the answer {text!r:.80}; set answer_after")

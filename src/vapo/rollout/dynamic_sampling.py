@@ -20,7 +20,8 @@ def dynamic_sampling(
             first draw, whose outcomes carry no signal (only the overlong punishment does, if it is on).
 
     Returns:
-        The rollouts to train on, without those that the verifier failed on, groups numbered 0, 1, ..., and all rollouts drawn, numbered likewise.
+        The rollouts to train on, without those that the verifier failed on, groups numbered 0, 1, ..., and all
+        rollouts drawn, numbered likewise.
     """
     sampled: list[list[Rollout]] = []
     mixed: list[list[Rollout]] = []

@@ -71,7 +71,8 @@ def test_answers(tmp_path: Path) -> None:
     rows = [("\\boxed{41}", "41", True, "number"), ("Answer: 14", "41", True, "number"), ("Answer: 41", "41", False, "number")]
     graded, sets = tmp_path / "graded.jsonl", tmp_path / "sets"
     sets.mkdir()
-    graded.write_text("".join(json.dumps(dict(zip(("response", "gold", "correct", "kind"), row, strict=True))) + "\n" for row in rows))
+    columns = ("response", "gold", "correct", "kind")
+    graded.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
     (sets / "exam.jsonl").write_text(json.dumps({"question": "?", "answer": "6 times 7\n#### 42"}) + "\n")
     printed = finished("benchmarks.answers", str(graded), "--sets", str(sets))
     assert "| number | 2 | 1 | 1 | 1 | 0.500 | 0.500 |" in printed and "| exam | 10 | 0 | 12 | 0 | 1.000 | 1.000 |" in printed

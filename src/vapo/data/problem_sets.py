@@ -142,7 +142,7 @@ class ProblemSet:
             if self.answer_after not in text:
                 raise ValueError(f"{self.name}: no {self.answer_after!r} in the answer {text!r:.80}; set answer_after")
             text = text.rsplit(self.answer_after, 1)[1]
-        return text.strip()
+        return text.strip(" \t\r\n")  # a form feed stays: it was once the "\\f" of "\\frac", and is to be noticed
 
     def _column(self, row: dict[str, Any], column: str) -> Any:
         value: Any = row

@@ -1,11 +1,11 @@
-"""Layer 3 of a verdict, algebra: math-verify reads two expressions; they are equal if they are at random points, to 60 digits."""
+"""Layer 3 of a verdict, algebra: math-verify reads two expressions; they are equal if they are at random points, to 120 digits."""
 
 import random
 import re
 from functools import lru_cache
 from typing import Any
 
-DIGITS, AGREE = 100, 60  # significant digits that are computed, and that must agree
+DIGITS, AGREE = 150, 120  # significant digits that are computed, and that must agree
 POINTS = 6  # at which expressions with variables are compared, half of them negative
 MOST_CHARACTERS = 600  # of an expression
 CACHED = 1000  # expressions

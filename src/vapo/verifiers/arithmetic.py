@@ -15,7 +15,8 @@ WORDS |= {
     word: 20 + 10 * i for i, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
 }
 
-_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
+_SCIENTIFIC = re.compile(r"[+-]?\d+(?:\.\d+)?[eE][+-]?\d{1,3}")
 _PLAIN = re.compile(r"([+-]?) ?(?:(\d*\.?\d+|\d+\.)|(?:(\d+) )?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) ?/ ?(\d+)))")
 _REPEATING = re.compile(
     r"(-?)(\d*)\.(\d*)(?:\\overline ?\{(\d+)\}|\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?|\((\d+)\)|(\d)\1 repeating)"
@@ -30,7 +31,7 @@ def number(text: str) -> Fraction | None:
     >>> number("027.50"), number("1,250"), number("5 1/2"), number("-\\frac{3}{4}"), number("0.\\overline{3}")
     (Fraction(55, 2), Fraction(1250, 1), Fraction(11, 2), Fraction(-3, 4), Fraction(1, 3))
     >>> number("1e3"), number("12 50"), number("1,25")
-    (None, None, None)
+    (Fraction(1000, 1), None, None)
     """
     if not text.isascii() and text[-1] not in SCALES:
         return None
@@ -40,7 +41,9 @@ def number(text: str) -> Fraction | None:
         value = number((head or text[:-1]).strip())
         return None if value is None else value * factor
     if _GROUPED.fullmatch(text):
-        text = text.replace(",", "")
+        text = re.sub("[, ]", "", text)
+    if _SCIENTIFIC.fullmatch(text):
+        return Fraction(text)
     match = _PLAIN.fullmatch(text)
     if match is None:
         return _repeating(text) if "." in text else _in_words(text)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from vapo.verifiers.forms import Form, read, variables
@@ -55,6 +56,8 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
             and b.text == "()"
             and _all(a.items, b.items, algebra)
         )
+    if a.kind == "named" and b.kind == "list" and len({re.sub(r"_.*", "", item.name) for item in a.items}) == 1:
+        return _matched(a.items, b.items, algebra)  # x_1 = 2, x_2 = 3
     if {a.kind, b.kind} == {"matrix", "bracket"}:  # a column for a tuple
         matrix, other = (a, b) if a.kind == "matrix" else (b, a)
         column = [row.items[0] for row in matrix.items if len(row.items) == 1]
@@ -127,7 +130,9 @@ def _colon(a: Form, b: Form) -> bool:
         return [x.value for x in a.items] == [x.value for x in b.items] and (a.unit == b.unit or "" in (a.unit, b.unit))
     ratio, other = (a, b) if a.kind == "colon" else (b, a)
     above, below = ([x.value or Fraction(0) for x in ratio.items] + [Fraction(0)])[:2]
-    return len(ratio.items) == 2 and other.kind == "number" and not ratio.unit and below != 0 and other.value == above / below
+    return (
+        len(ratio.items) == 2 and other.kind == "number" and not ratio.unit and below not in (0, 1) and other.value == above / below
+    )
 
 
 def _quantity(a: Form, b: Form, algebra: Algebra) -> bool:
@@ -136,7 +141,9 @@ def _quantity(a: Form, b: Form, algebra: Algebra) -> bool:
         return _percent(a, b)
     if not _units_agree(a, b):
         return False
-    if a.value is not None and b.value is not None:
+    if "degree" in (a.unit, b.unit) and r"\pi" in a.text + b.text:  # 90 degrees are \pi/2
+        a, b = (replace(x, text=rf"{x.text}\degree") if x.unit == "degree" else x for x in (a, b))
+    elif a.value is not None and b.value is not None:
         return a.value == b.value
     return a.text.replace(" ", "") == b.text.replace(" ", "") or algebra(a.text, b.text, False)
 

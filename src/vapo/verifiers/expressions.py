@@ -27,7 +27,7 @@ def expression(text: str) -> str:
         not commands <= _ALGEBRA
         or not rest.isascii()
         or re.search(r"\d ?_", rest)
-        or re.search(r"[^\w\s.+\-/^_(){}\[\]|!,]|[a-zA-Z]{5,}|\d \d", bare)
+        or re.search(r"[^\w\s.+\-/^_(){}\[\]|!,]|[a-zA-Z]{4,}|\d \d", bare)
     ):
         return ""
     if "," in rest and not re.search(r"\\(?:gcd|lcm|min|max)", text):

@@ -21,7 +21,7 @@ MARKERS = {  # name -> where an answer begins
     "whole_response": re.compile(r"\A"),
 }
 _FALLBACKS = ("last_number", "whole_response")
-_TAGS = re.compile(r"</?(?:answer|your answer|final answer|ans)>|^<(?=[^<>]*>$)|(?<=[^<>\s])>$", re.IGNORECASE)
+_TAGS = re.compile(r"<\|[^|<>]*\|>|</?s>|</?(?:answer|your answer|final answer|ans)>|^<(?=[^<>]*>$)|(?<=[^<>\s])>$", re.IGNORECASE)
 _DISPLAY = re.compile(r"\s*(?:\$\$(.*?)\$\$|\\\[(.*?)\\\]|```\w*\n(.*?)```)", re.DOTALL)
 _BULLET = re.compile(r"(?:[-*+•>]|\d{1,2}[.)])\s+(?=\S)")
 _EMPTY = re.compile(r"[\s$*_`#<>\[\]().:：|\\-]*")  # a text of nothing but these says nothing

@@ -35,7 +35,8 @@ _LETTER = (
     rf"(?:[a-zA-Z]|\\(?:{'|'.join(GREEK.split())})(?![a-zA-Z])) ?(?:_ ?(?:\w|\{{[^{{}}]*\}}))? ?(?:'|\^? ?\{{? ?\\prime ?\}}?)*"
 )
 _SIMPLE = re.compile(
-    rf"{_LETTER}(?:\([^()]*\))?|[A-Z]{{2,4}}|m? ?\\(?:angle|triangle|overline|vec|hat|bar) ?\{{?(?: ?\w)+ ?\}}?"
+    rf"{_LETTER}(?:\^ ?\{{ ?-1 ?\}} ?)?(?:\([^()]*\))?|[A-Z]{{2,4}}"
+    rf"|m? ?\\(?:angle|triangle|overline|vec|hat|bar) ?\{{?(?: ?\w)+ ?\}}?"
     rf"|\[[A-Z ]+\]|\|[A-Z]{{2}}\||\\lfloor ?[a-z] ?\\rfloor"
     rf"|\\(?:sin|cos|tan|arg|deg|det|Pr?) ?(?:{_LETTER}|\((?:[^()])*\))|\((?: ?{_LETTER} ?,?)+\)"
 )
@@ -72,7 +73,7 @@ def _read(text: str) -> Form:
     if choice := re.fullmatch(r"\(([A-J])\)[.:]? ?(.*)|([A-J])(?:[):.] ?| - )(\S.*)", text):
         letter, rest = choice[1] or choice[3], choice[2] or choice[4]
         if rest and re.search(r"(?<![a-zA-Z])\(?[A-J]\)", rest):
-            return unknown  # several choices
+            return _listed(text) or unknown  # several choices
         if not rest or not re.match(r"[^(]*\)", rest):
             return Form("choice", letter, (_read(rest),) if rest else ())
     if matrix := re.fullmatch(r"\\begin\{((?:[pbvBV]|small)?matrix|array)\}(?: ?\{[clr| ]+\})?(.*)\\end\{\1\}", text, re.DOTALL):
@@ -180,6 +181,8 @@ def _bracketed(text: str) -> Form | None:
     united = split(text, r"\\cup(?![a-z])")
     if len(united) > 1:
         return Form("union", "", tuple(map(_read, united)))
+    if re.fullmatch(r"[A-Z] ?\(.*,.*\)", text):
+        return replace(_read(text[1:].strip()), name=text[0])  # A(1, 2), a point
     inside = enclosed(text)
     if inside is None:
         return None
@@ -235,5 +238,5 @@ def _quantity(text: str) -> Form | None:
         return Form("expression", readable)
     if _WORDS.fullmatch(text):
         words = re.sub(r"[.'\"-]", "", plain)
-        return Form("text", words.casefold() if len(words) > 1 else words)
+        return Form("text", words.casefold() if len(words) > 2 or words.lower() == "no" else words)
     return None

@@ -22,6 +22,7 @@ _STYLE = (  # commands that change how their argument looks and not what it is
 _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this order
     (r"\\\\(?=[()\[\]]|boxed|fbox)", r"\\"),  # a backslash that was escaped twice
     (r"\\(?:[dtc]frac|sfrac)(?![a-z])", r"\\frac"),
+    (r"\\[dt]binom(?![a-z])", r"\\binom"),
     (r"\\(?:leqslant|leq|le)(?![a-z])", r"\\le"),
     (r"\\(?:geqslant|geq|ge)(?![a-z])", r"\\ge"),
     (r"\\(?:neq|ne)(?![a-z])", r"\\ne"),
@@ -43,7 +44,7 @@ _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in 
     (r"\\[()]|\\[\[\]](?!\d+(?:pt|ex|em|mm))", " "),
     (r"\$", ""),
     (r"\\(?:!|hspace\{[^{}]*\})", ""),
-    (r"\\(?:[,;:> ]|quad|qquad|enspace|thinspace)(?![a-z])|~", " "),
+    (r"\\(?:[,;:> ]|(?:quad|qquad|enspace|thinspace)(?![a-z]))|~", " "),
     (r"\\%", "%"),
     (r"\\#", "#"),
     (r"\\&", " and "),

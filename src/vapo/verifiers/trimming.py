@@ -9,7 +9,7 @@ _CLOSES = (")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end")
 CHANGES = re.compile(
     r"(?<![a-z])(?:not|no|nor|never|or|but|maybe|perhaps|possibly|either|neither|unless|if|except|wrong|incorrect|mistake|wait|actually|however"
     r"|instead|between|below|above|under|over|least|most|more|less|than|minus|negative|plus|times|base|mod|modulo|pmod|remainder|point"
-    r"|half|hundreds?|thousands?|\w*illions?|dozens?|lakhs?|crores?|tens|tenths?|percent|rather|guess|unclear|unknown|whether|to|and)(?![a-z])|n't|\?",
+    r"|half|hundreds?|thousands?|\w*illions?|dozens?|lakhs?|crores?|tens|tenths?|percent|rather|guess|unclear|unknown|whether|nobody|nothing|none|cannot|hardly|doubt|unlikely|suppose|assume|estimated?|false|to|and)(?![a-z])|n't|\?",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -17,6 +17,8 @@ _REASON = re.compile(
     r"|in total|in all|altogether"
     r"|obtained|i think|and we are done)(?![a-z])|by (?=the |our |\w+ing |\w+'s|inspection|symmetry|definition|induction)"
     r"|from (?=the |our |above|part|step)"
+    r"|(?:is|are) (?:the (?:only|smallest|largest|least|greatest|maximum|minimum|total"
+    r"|final|required|correct)|left|needed|possible)(?![a-z])"
     r"|as (?=the |we |it |is |that |a |\w+ed(?![a-z])|above|before)).*$|(?:, |,? \()?(?:因为|由于|即可).*$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -29,9 +31,11 @@ _LEAD = re.compile(
     r"|(?:最终)?(?:答案|结果)?(?:是|为|:) ?|共有? ?|约 ?|选 ?)(?=\S)",
     re.IGNORECASE,
 )
-_PROSE = re.compile(
-    r"^(?:so|thus|hence|therefore|the|this|that|it|there|our|we|in total)\b(.*) (?:is|are|equals|be|get|have) ([^:]+)$", re.I
+_PROSE = re.compile(  # a sentence that ends in the answer
+    r"^(?:(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore),? )?([A-Z][a-z]*\b.*|(?:the|this|that|it|there|our|we|he|she|they) .*|it|there)"
+    r" (?:is|are|was|were|equals|be|gets?|has|have|had|needs?|takes?|costs?|earns?|makes?|pays?|spends?|saves?) ([^:]+)$"
 )
+_LABEL = re.compile(r"^([^\W\d_]{2,}(?: [^\W\d_]+)*): ?(\S.*)$")  # Total: 17
 
 
 def _token(text: str, at: int) -> str:
@@ -81,15 +85,15 @@ def trimmed(text: str) -> str:
             text = inside
         if lead := _LEAD.match(text):
             text = text[lead.end() :]
-        if reason := _REASON.search(text, 1):
-            text = text[: reason.start()]
         if (remark := _REMARK.match(text)) and (
-            _REASON.match(" " + remark[2]) or (not re.search(r"\\\\|,", remark[2]) and not CHANGES.search(remark[2]))
+            _REASON.match(" " + remark[2]) or (not re.search(r"\\|,", remark[2]) and not CHANGES.search(remark[2]))
         ):
             text = remark[1]
         if (sentence := re.match(r"(.*?[\d)}a-z%])[.!] +(?=[A-Z][a-z]* [a-z])(.*)$", text)) and not CHANGES.search(sentence[2]):
             text = sentence[1]
-        if (prose := _PROSE.match(text)) and not CHANGES.search(prose[1]):
+        if reason := _REASON.search(text, 1):
+            text = text[: reason.start()]
+        if (prose := _PROSE.match(text) or _LABEL.match(text)) and not CHANGES.search(prose[1]):
             text = prose[2]
         if text == before:
             break

@@ -61,6 +61,14 @@ hectare ha 公顷
 bit 比特
 byte
 calorie cal kcal
+kwh
+kw
+kj
+mpa
+kn
+ppm
+rpm
+fps
 unit units 单位
 """
 _COUNTED = """  # things that are counted; Chinese measure words too
@@ -123,7 +131,25 @@ FILLERS |= {
     "long",
     "old",
 }
-FILLERS |= {"tall", "wide", "high", "away", "only", "exactly", "approximately"}
+FILLERS |= {
+    "tall",
+    "wide",
+    "high",
+    "away",
+    "only",
+    "exactly",
+    "approximately",
+    "such",
+    "valid",
+    "ordered",
+    "real",
+    "positive",
+    "red",
+    "blue",
+    "green",
+    "white",
+    "black",
+}
 CURRENCIES = ("dollar", "euro", "pound", "yen", "rupee", "USD", "US", "EUR", "GBP", "INR", "RMB", "CNY", "Rs", "HK", "C", "A")
 UNITS: dict[str, str] = {}  # every name -> the unit's name
 for _line in _MEASURES.strip().splitlines():
@@ -135,7 +161,7 @@ for _word in _COUNTED.partition("\n")[2].split():
     UNITS |= {_word: _word} | ({f"{_word}s": _word} if _word.isascii() else {})
 _SHORT = {name for name in UNITS if not (name.isascii() and len(name) == 1)}  # may stand right behind a digit: 17cm, 48元
 _PART = re.compile(r" ?([A-Za-z]+|[^\W\d_a-zA-Z]+)\.?|( ?\^ ?\{? ?-?[1-3] ?\}?)| ?(/|\\cdot|-)| ?(\\degree) ?([CF](?![a-zA-Z]))?")
-_END = re.compile(r"\d|[}%)\]]|\\pi\b|(?<=\d)\.")
+_END = re.compile(r"(?:illion|thousand|hundred|dozen)\b|\d|[}%)\]]|\\pi\b|(?<=\d)\.")
 
 
 def split_unit(text: str) -> tuple[str, str]:

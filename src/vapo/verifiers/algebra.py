@@ -44,15 +44,15 @@ def prepared(text: str) -> str:
     r"""The text as math-verify's parser reads it rightly.
 
     >>> prepared("2(3) + 0.5E"), prepared("x^{2024} - x^{10}")
-    ('2\\cdot (3) + (\\frac{5}{10})\\cdot E_{0}', 'x^{p_{2024}} - x^{10}')
+    ('2\\cdot (3) + (\\frac{5}{10})\\cdot e_{90}', 'x^{p_{2024}} - x^{10}')
     """
     text = re.sub(r"(\d+(?:\.\d+)?) ?\\degree(?![a-z])", r"(\\frac{\1\\pi}{180})", text)
     text = re.sub(r"\^ ?([-+]?\d\d+)", r"^{\1}", text)
     text = re.sub(r"\^ ?\{? ?(\d{4,}) ?\}?", r"^{p_{\1}}", text)
     text = re.sub(r"(\d{4,}) ?!", r"q_{\1}", text)
     text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"(\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}})", text)
-    text = re.sub(r"(?<![a-zA-Z\\{])([A-Z])(?!_)(?![a-zA-Z]*\})", r"\1_{0}", text)
-    text = re.sub(r"(?<![\w\\^_])((?:\d+)|(?<![a-zA-Z\\])[a-eh-zA-Z](?:_\{0\})?) ?(?=\()", r"\1\\cdot ", text)
+    text = re.sub(r"(?<![a-zA-Z\\{])([A-Z])(?!_)(?![a-zA-Z]*\})", lambda m: m[1].lower() + "_{90}", text)
+    text = re.sub(r"(?<![\w\\^_])((?:\d+)|(?<![a-zA-Z\\])[a-eh-zA-Z](?:_\{90\})?) ?(?=\()", r"\1\\cdot ", text)
     return re.sub(r"\) ?(?=[(\w\\])(?!\\(?:cdot|times|div|to|rfloor|rceil))", r")\\cdot ", text)
 
 

@@ -22,6 +22,7 @@ _STYLE = (  # commands that change how their argument looks and not what it is
 _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this order
     (r"\\\\(?=[()\[\]]|boxed|fbox)", r"\\"),  # a backslash that was escaped twice
     (r"\\(?:[dtc]frac|sfrac)(?![a-z])", r"\\frac"),
+    (r"\\bigcup(?![a-z])", r"\\cup"),
     (r"\\[dt]binom(?![a-z])", r"\\binom"),
     (r"\\(?:leqslant|leq|le)(?![a-z])", r"\\le"),
     (r"\\(?:geqslant|geq|ge)(?![a-z])", r"\\ge"),
@@ -79,6 +80,7 @@ def spell(text: str) -> str:
     >>> spell("17 ㎝²"), spell("48\\text{ cm}^2")
     ('17 cm^{2}', '48 cm ^2')
     """
+    text = text.strip(" *_`")
     for symbol, written in _SYMBOLS.items():
         text = text.replace(symbol, written)
     text = re.sub(f"[{_RAISED}]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}", text)

@@ -60,7 +60,8 @@ def test_a_few_are_named_and_dropped_and_many_stop(answer: str, reason: str, tmp
 
 def test_readable_ones_of_all_kinds_pass(tmp_path: Path) -> None:
     kinds = ["\\frac{3}{4}", "x^2+1", "(1, 2)", "\\{1,2\\}", "\\text{yes}", "12\\%", "1011_2", "y = 2x+1", "(B)", "\\sqrt{2}"]
-    assert len({source(tmp_path, [*NUMBERS, *kinds]).prompt(i, 0).reference for i in range(200)}) > 30
+    prompts = source(tmp_path, [*NUMBERS, *kinds])
+    assert len({prompts.prompt(i, 0).reference for i in range(200)}) > 30
 
 
 def test_answers_of_32_bits_are_read_as_they_were_meant(tmp_path: Path) -> None:

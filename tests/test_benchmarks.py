@@ -71,3 +71,15 @@ def test_the_prompts_for_trl_are_those_of_the_task(tmp_path: Path) -> None:
 def test_tables() -> None:
     assert markdown(("a", "b"), [(1, "x")]) == "| a | b |\n| --- | --- |\n| 1 | x |"
     assert "cores" in machine() and "torch" in versions()
+
+
+def test_answers(tmp_path: Path) -> None:
+    rows = [("\\boxed{41}", "41", True, "number"), ("Answer: 14", "41", True, "number"), ("Answer: 41", "41", False, "number")]
+    graded, sets = tmp_path / "graded.jsonl", tmp_path / "sets"
+    sets.mkdir()
+    columns = ("response", "gold", "correct", "kind")
+    graded.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
+    (sets / "exam.jsonl").write_text(json.dumps({"question": "?", "answer": "6 times 7\n#### 42"}) + "\n")
+    printed = finished("benchmarks.answers", str(graded), "--sets", str(sets))
+    assert "| number | 2 | 1 | 1 | 1 | 0.500 | 0.500 |" in printed and "| exam | 10 | 0 | 12 | 0 | 1.000 | 1.000 |" in printed
+    assert printed.endswith(versions())

@@ -16,7 +16,16 @@ LAYERS = [  # our modules and packages, then the libraries they may import
     ["vapo.types", "vapo.micro_batches", "vapo.algorithms", "vapo.distributed.ranks", "vapo.checkpoints", "torch"],
     [
         *("vapo.models", "vapo.distributed.sharding", "vapo.verifiers"),
-        *("math_verify", "reasoning_gym", "peft", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+        *(
+            "latex2sympy2_extended",
+            "sympy",
+            "reasoning_gym",
+            "peft",
+            "transformers",
+            "tokenizers",
+            "safetensors",
+            "huggingface_hub",
+        ),
     ],
     ["vapo.rollout", "vapo.data", "vllm", "aiohttp", "datasets", "packaging", "yaml"],
     [

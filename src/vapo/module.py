@@ -23,7 +23,7 @@ from vapo.models.critic import Critic
 from vapo.models.ends import end_tokens
 from vapo.reporting import report_step
 from vapo.rollout.checks import check_counts, check_engine, check_logprob_gap, check_minibatches, check_sampling
-from vapo.rollout.collate import collate
+from vapo.rollout.collate import collate, without_faults
 from vapo.rollout.dynamic_sampling import dynamic_sampling
 from vapo.rollout.engine import Engine
 from vapo.rollout.sampler import Sampler
@@ -91,7 +91,7 @@ class RLModule(LightningModule):
         self.actor_trained = False  # in the last step, for callbacks: `actor_frozen` may have changed since
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
         self.sampled: list[Rollout] = []  # all rollouts of the last step
-        self.rollouts: list[Rollout] = []  # the subset that is trained on: all of them unless dynamic sampling is on
+        self.rollouts: list[Rollout] = []  # those trained on: without verifier faults, and what dynamic sampling left out
         self.batch: Batch | None = None
         self.latest: dict[str, float] = {}  # newest value of every metric, for display
         self.rl_step = self.policy_step = self.actor_updates = self.critic_updates = self.rollouts_sampled = 0
@@ -118,8 +118,8 @@ class RLModule(LightningModule):
             return self.rollouts
         with self.clock.phase("rollout"):
             prefetched = self.sampler.take_prefetched()
-        self.staleness = 0 if prefetched is None else 1
-        self.rollouts = self.sampled = draw(0) if prefetched is None else prefetched
+        self.sampled = draw(0) if prefetched is None else prefetched
+        self.rollouts, self.staleness = without_faults(self.sampled), int(prefetched is not None)
         if self.prefetch and not self.actor_frozen and self.policy_step + 1 < self.policy_steps:
             self.sync()  # the next step's rollouts come from the policy as it is now, before this step's updates
             self.sampler.prefetch(data.draw(1), group_size, self.sampling, self.seed, self.rl_step + 1)

@@ -4,7 +4,7 @@ import torch
 
 from vapo.algorithms import ActorCritic, PolicyGradient, explained_variance_sums, group_fractions, token_sum
 from vapo.metrics import StepMetrics
-from vapo.rollout.collate import collate
+from vapo.rollout.collate import collate, without_faults
 from vapo.types import FAULTS, Batch, Rollout, Status
 
 ROLLOUTS_AT_ONCE = 8  # bounds the memory of float64 numbers
@@ -17,7 +17,8 @@ def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[R
         sampled: all rollouts of the step; with dynamic sampling more than are trained on.
         batch: the rollouts trained on, with values, log-probabilities and advantages from before the step's updates.
     """
-    report_responses(metrics, algorithm, sampled, batch if len(sampled) == len(batch) else collate(sampled))
+    judged = batch if len(sampled) == len(batch) else collate(without_faults(sampled))
+    report_responses(metrics, algorithm, sampled, judged)
     tokens = batch.response_length_B.sum().item()
     assert batch.advantage_R is not None
     metrics.mean("advantage/abs_mean", token_sum(torch.abs, batch.advantage_R), tokens)
@@ -30,7 +31,7 @@ def report_step(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[R
 
 
 def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: list[Rollout], batch: Batch) -> None:
-    """Reward, accuracy, length and groups of all sampled rollouts."""
+    """Reward, accuracy, length and groups of all sampled rollouts that the verifier judged (`batch`), and how often it failed."""
     size, length_B = len(batch), batch.response_length_B.double()
     metrics.mean("reward/mean", algorithm.reward(batch).sum(), size)
     metrics.mean("response/accuracy", batch.correct_B.double().sum(), size)
@@ -40,7 +41,7 @@ def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: l
     metrics.mean("response/truncated_fraction", batch.truncated_B.double().sum(), size)
     metrics.mean("response/no_answer_fraction", sum(r.verdict.status is Status.NO_ANSWER for r in sampled), size)
     for status in FAULTS:
-        metrics.mean(f"verifier/{status}_fraction", sum(r.verdict.status is status for r in sampled), size)
+        metrics.mean(f"verifier/{status}_fraction", sum(r.verdict.status is status for r in sampled), len(sampled))
     groups = int(batch.group_B.max()) + 1
     for name, fraction in group_fractions(batch.correct_B, batch.group_B).items():
         metrics.mean(f"group/{name}", fraction * groups, groups)

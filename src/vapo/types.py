@@ -26,7 +26,8 @@ Float32: TypeAlias = NDArray[np.float32]
 
 
 class Status(StrEnum):
-    """Outcome of a verification. CORRECT earns +1, all others -1; TIMEOUT and ERROR are faults of the verifier."""
+    """Outcome of a verification. CORRECT earns +1, WRONG and NO_ANSWER -1; TIMEOUT and ERROR are faults of the verifier: such a
+    response is left out of training."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -54,6 +55,7 @@ class Prompt:
     text: str  # prompt text, template applied
     reference: str  # the answer the verifier compares with
     token_ids: tuple[int, ...]  # `text` tokenized, length >= 1
+    key: str = ""  # what was asked, without the chat format, which may hold the date; empty: the text
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ class Rollout:
     @property
     def correct(self) -> bool:
         return self.verdict.status is Status.CORRECT
+
+    @property
+    def judged(self) -> bool:
+        """Whether the verifier came to a verdict. A response without one has no reward, and is not trained on."""
+        return self.verdict.status not in FAULTS
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ HERE = "tests.verifiers.test_pool:make_judge"
 def make_judge(folder):
     """Runs in the worker. Does what the answer says; counts its calls in files."""
 
+    kept: list[bytearray] = []
+
     def judge(answer, reference):
         calls = Path(folder, f"{answer}.calls")
         calls.write_text(calls.read_text() + f"{os.getpid()}\n" if calls.exists() else f"{os.getpid()}\n")
@@ -25,6 +28,18 @@ def make_judge(folder):
         if answer == "hang":
             while True:
                 pass
+        if answer.startswith("grow"):
+            kept.append(bytearray(120 * 2**20))
+        if answer == "swallow":
+            try:
+                bytearray(3 * 2**30)
+                kept.extend(bytearray(2**24) for _ in range(1000))
+            except MemoryError:
+                kept.clear()
+            try:
+                kept.extend(bytearray(2**24) for _ in range(1000))
+            except MemoryError:
+                kept.clear()
         if answer == "sleep":
             time.sleep(0.4)
         if answer == "raise":
@@ -70,7 +85,7 @@ def test_a_fault_says_what_it_was(pool):
     pool.submit("raise", "1").result(timeout=60)
     assert pool.last_fault == "error on answer 'raise' with reference '1': KeyError: 'no such thing'"
     pool.submit("hang", "1").result(timeout=60)
-    assert "no verdict within 1 s" in pool.last_fault
+    assert "no verdict within 1 s of processor time" in pool.last_fault
     pool.submit("die", "1").result(timeout=60)
     assert "the worker process died" in pool.last_fault
 
@@ -135,3 +150,34 @@ def test_settings_out_of_range_are_named(name):
     settings = {"workers": 1, "timeout": 1.0, "memory_gib": 1.0} | {name: 0}
     with pytest.raises(ValueError, match=rf"set data.verifier.{name} above 0"):
         JudgePool(HERE, {}, **settings)
+
+
+def test_the_clock_is_the_processors_and_the_walls_only_ends_a_hang(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=0.1, memory_gib=4.0)
+    assert pool.submit("sleep", "1").result(timeout=60) is Status.WRONG  # 0.4 s, without work
+    monkeypatch.setattr("vapo.verifiers.pool.HANG", 2.0)
+    hasty = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=0.1, memory_gib=4.0)
+    assert hasty.submit("sleep", "2").result(timeout=60) is Status.TIMEOUT and "on the wall clock" in hasty.last_fault
+
+
+def test_a_process_is_replaced_before_its_memory_is_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=5.0, memory_gib=size_of_a_judge() + 0.5)
+    assert [pool.submit(f"grow {i}", f"grow {i}").result(timeout=120) for i in range(8)] == [Status.CORRECT] * 8
+    assert len({path.read_text() for path in tmp_path.glob("grow*.calls")}) > 1
+
+
+def test_a_verdict_at_the_memory_limit_is_an_error_even_where_a_library_hides_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=5.0, memory_gib=size_of_a_judge() + 0.5)
+    assert pool.submit("swallow", "1").result(timeout=120) is Status.ERROR and "MemoryError" in pool.last_fault
+    assert pool.submit("1", "1").result(timeout=120) is Status.CORRECT
+
+
+def size_of_a_judge():
+    """GiB of address space of a process that has imported this module."""
+    code = "import tests.verifiers.test_pool; print(open('/proc/self/status').read())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    lines = found.stdout.splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmPeak")) / 2**20

@@ -6,7 +6,7 @@ import pytest
 from tests.problem_sets import golds, needs_problem_sets
 
 from vapo.types import Status
-from vapo.verifiers.answers import number
+from vapo.verifiers.arithmetic import number
 from vapo.verifiers.math_answer import MathVerifier
 
 PHRASINGS = [

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def outcome_reward(correct_B: Tensor) -> Tensor:
-    """+1 for a correct response, -1 for any other (DAPO Eq 7; vapo.md A6)."""
+    """+1 for a correct response, -1 for any other (DAPO Eq 7; vapo.md A6). There is none for a fault of the verifier."""
     return torch.where(correct_B, 1.0, -1.0)
 
 

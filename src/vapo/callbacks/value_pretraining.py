@@ -18,7 +18,7 @@ from vapo.algorithms import ActorCritic, explained_variance, explained_variance_
 from vapo.distributed.ranks import gather_lists, raise_on_all_ranks, rank
 from vapo.distributed.sharding import checksums
 from vapo.module import RLModule
-from vapo.rollout.collate import collate
+from vapo.rollout.collate import collate, without_faults
 from vapo.types import Batch
 
 HELD_OUT_STEP = -2  # keys the sampling seeds of held-out rollouts: no RL step has it
@@ -86,7 +86,7 @@ class ValuePretraining(Callback):
         if not self.key:  # the weights are still the initial ones; a resumed run has restored its key
             self.key = self._make_key(trainer, module)
         prompts = datamodule.held_out(self.heldout_rollouts)
-        self._heldout = collate(module.sample(prompts, 1, module.sampling, HELD_OUT_STEP, "heldout"))
+        self._heldout = collate(without_faults(module.sample(prompts, 1, module.sampling, HELD_OUT_STEP, "heldout")))
         (found,) = gather_lists([self.critic_file is not None and self.critic_file.exists()] if rank() == 0 else [])
         if found and self._load(trainer, module):
             clock = {"clock/policy_step": 0.0, "clock/rollouts": float(module.rollouts_sampled)}

@@ -1,8 +1,10 @@
 """Reads problems with answers from the hub or a file, without duplicates."""
 
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ class Problem:
 
     text: str
     answer: str
+    row: int = field(default=0, compare=False)  # in the problem set, from 1 on
 
     @property
     def key(self) -> str:
@@ -61,7 +64,7 @@ class ProblemSet:
         rows = conflicting = 0
         for row in self._rows():
             rows += 1
-            problem = Problem(self._problem(row), self._answer(row))
+            problem = Problem(self._problem(row), self._answer(row), rows)
             if problem.text not in read:
                 read[problem.text] = problem.key
             key = read[problem.text]
@@ -101,7 +104,11 @@ class ProblemSet:
             if missing:
                 there = ", ".join(sorted(batch.column_names))
                 raise ValueError(f"{self.name}: no column {missing[0]}; set it to one of {there}, dots for nesting")
-            yield from batch.select(columns).to_pylist()
+            chosen = batch.select(columns)
+            for i, column in enumerate(chosen.schema):
+                if str(column.type) in ("float", "halffloat"):  # 0.3 in 32 bits is 0.30000001192092896 in 64
+                    chosen = chosen.set_column(i, column.name, chosen.column(i).cast("string"))
+            yield from chosen.to_pylist()
 
     def _problem(self, row: dict[str, Any]) -> str:
         text = self._column(row, self.problem)
@@ -121,16 +128,21 @@ class ProblemSet:
 
     def _answer(self, row: dict[str, Any]) -> str:
         answer = self._column(row, self.answer)
-        if answer is None:
-            raise ValueError(f"{self.name}: a row without an answer in column {self.answer}: {row!r:.120}")
+        if isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]
+        if answer is None or isinstance(answer, (list, dict)):
+            raise ValueError(f"{self.name}: a row without one answer in column {self.answer}: {row!r:.120}; set another column")
         if isinstance(answer, float) and answer.is_integer():
             answer = int(answer)
         text = str(answer)
+        if len(text) > 1 and text[0] == text[-1] == '"':  # the library's spelling of a text among numbers
+            with suppress(ValueError):
+                text = str(json.loads(text))
         if self.answer_after is not None:
             if self.answer_after not in text:
                 raise ValueError(f"{self.name}: no {self.answer_after!r} in the answer {text!r:.80}; set answer_after")
             text = text.rsplit(self.answer_after, 1)[1]
-        return text.strip()
+        return text.strip(" \t\r\n")  # a form feed stays: it was once the "\\f" of "\\frac", and is to be noticed
 
     def _column(self, row: dict[str, Any], column: str) -> Any:
         value: Any = row

@@ -1,10 +1,29 @@
 """Collates rollouts into one ragged `Batch`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from vapo.types import Batch, Rollout
+
+
+def without_faults(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts with a verdict, groups numbered 0, 1, ... anew: what a verifier failed on has no reward, and enters no loss,
+    group mean or value target. Its group goes on without it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    judged = [rollout for rollout in rollouts if rollout.judged]
+    if not judged:
+        raise ValueError(
+            f"the verifier failed on all {len(rollouts)} responses: raise data.verifier.timeout, or look at its answers"
+        )
+    numbers = {group: number for number, group in enumerate(sorted({rollout.group for rollout in judged}))}
+    return [
+        rollout if numbers[rollout.group] == rollout.group else replace(rollout, group=numbers[rollout.group]) for rollout in judged
+    ]
 
 
 def collate(rollouts: Sequence[Rollout]) -> Batch:

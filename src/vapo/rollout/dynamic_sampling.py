@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
+from vapo.rollout.collate import without_faults
 from vapo.types import Rollout
 
 
@@ -19,7 +20,8 @@ def dynamic_sampling(
             first draw, whose outcomes carry no signal (only the overlong punishment does, if it is on).
 
     Returns:
-        The rollouts to train on, groups numbered 0, 1, ..., and all rollouts drawn, numbered likewise.
+        The rollouts to train on, without those that the verifier failed on, groups numbered 0, 1, ..., and all
+        rollouts drawn, numbered likewise.
     """
     sampled: list[list[Rollout]] = []
     mixed: list[list[Rollout]] = []
@@ -29,14 +31,15 @@ def dynamic_sampling(
         draws += 1
         drawn = [rollouts[i : i + group_size] for i in range(0, len(rollouts), group_size)]
         sampled += drawn
-        mixed += [group for group in drawn if 0 < sum(rollout.correct for rollout in group) < len(group)]
+        judged = [[rollout for rollout in group if rollout.judged] for group in drawn]  # without what the verifier failed on
+        mixed += [group for group in judged if 0 < sum(rollout.correct for rollout in group) < len(group)]
     if len(mixed) < groups:
         warnings.warn(
             f"dynamic sampling found {len(mixed)} of {groups} mixed groups in {draws} draws of prompts and continues with those: "
             "raise algorithm.max_draws, or choose problems closer to what the policy can solve",
             stacklevel=2,
         )
-    return _numbered(mixed[:groups] or sampled[:groups]), _numbered(sampled)
+    return _numbered(mixed[:groups]) or without_faults(_numbered(sampled[:groups])), _numbered(sampled)
 
 
 def _numbered(groups: list[list[Rollout]]) -> list[Rollout]:

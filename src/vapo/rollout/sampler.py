@@ -120,7 +120,7 @@ class Sampler:
         return gather_rollouts(part if rank() % self.engine.ranks_per_engine == 0 else [])
 
     def _check_faults(self, rollouts: Sequence[Rollout]) -> None:
-        """Raises if the verifier failed on more than its `max_fault_share` of the rollouts: their rewards would be noise."""
+        """Raises if the verifier failed on more than its `max_fault_share` of the rollouts: something is wrong with it."""
         faults = sum(rollout.verdict.status in FAULTS for rollout in rollouts)
         if faults > self.verifier.max_fault_share * len(rollouts):
             raise ValueError(

@@ -54,7 +54,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     longest = max(len(prompt.token_ids) for prompt in prompts)
     check_positions(config.module.actor, longest, sampling.max_new_tokens, "sampling.max_new_tokens")
     actor, rl_step = load_actor(config)
-    digest = hashlib.sha256(repr([(prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr([(prompt.key or prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
     check_same(out, config, {"rl_step": rl_step, "problems": digest})
     engine = instantiate(config.rollout.engine)(eos_token_ids=end_tokens(actor, tokenizer))
     engine.load_weights(actor, 0)

@@ -26,6 +26,12 @@ class Verifier:
         future.set_result(self(response, reference))
         return future
 
+    def unreadable(self, reference: str) -> Future[str]:
+        """Why a problem's answer can be compared with nothing; empty if it can."""
+        reason: Future[str] = Future()
+        reason.set_result("")
+        return reason
+
     def last_fault(self) -> str:
         """Describes the verifier's last fault, for the error that stops a run; empty if there was none."""
         return ""

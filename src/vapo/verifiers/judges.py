@@ -2,11 +2,9 @@
 
 import base64
 import json
-import logging
 import pickle
 import sys
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 Judge = Callable[[str, str], bool]
@@ -44,27 +42,19 @@ def _install_guard() -> None:
 
 
 def math_equal() -> Judge:
-    """Mathematical equality of two LaTeX expressions, by math-verify. Only its LaTeX parser reads them: its other parser evaluates
-    text as Python.
+    """The layers of `vapo.verifiers.compare` with algebra: math-verify's LaTeX parser, which does not evaluate text as Python.
 
     Raises (from the judge):
-        ValueError: the reference cannot be parsed; the problem set is wrong, not the response.
+        UnreadableError: the reference cannot be parsed; the problem set is wrong, not the response.
     """
-    from math_verify import LatexExtractionConfig, parse, verify
+    import latex2sympy2_extended  # noqa: F401, now: the guard lets nothing be opened later but for reading
+    import sympy  # noqa: F401
 
-    logging.disable(logging.WARNING)  # it warns that its own timeouts are off: this process has one
-
-    def read(text: str) -> list[Any]:
-        # no timeouts in math-verify: they are alarms too, and would cancel the worker's
-        parsed: list[Any] = parse(f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)  # type: ignore[arg-type]
-        return parsed
-
-    gold = cache(read)
+    from vapo.verifiers.algebra import equal_expressions
+    from vapo.verifiers.compare import same_answer
 
     def judge(answer: str, reference: str) -> bool:
-        if not gold(reference):
-            raise ValueError(f"the reference {reference!r} is not a mathematical expression")
-        return bool(verify(gold(reference), read(answer), timeout_seconds=None))
+        return same_answer(answer, reference, equal_expressions)
 
     _install_guard()
     return judge

@@ -1,17 +1,17 @@
-"""Scores answers that follow a marker: exact numbers here, everything else by a judge in a pool of processes."""
+"""Scores answers that follow a marker, layer by layer: extraction, normal form, and algebra by a judge in a pool of processes."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from vapo.types import Status, Verdict
-from vapo.verifiers.answers import MARKERS, MOST_CHARACTERS, TAIL, clean, find_answer, number
 from vapo.verifiers.base import Verifier
+from vapo.verifiers.compare import NeedsAlgebra, same_answer
+from vapo.verifiers.extraction import MARKERS, TAIL, find_answer
+from vapo.verifiers.forms import Form, read
 from vapo.verifiers.pool import JudgePool
 
-# Expressions that a computer algebra system may try to write out: towers, exponents and factorials of four digits or more.
-_EXPLODES = re.compile(r"\^ ?\{[^{}]*\^|\^ ?(?:\d+|[A-Za-z]) ?\^|\^ ?\{? ?[-+]? ?\d{4,}|\d{4,} ?\)? ?!|! ?!")
+MOST_CHARACTERS = 400  # of a mathematical answer; a longer one is wrong
 
 
 class AnswerVerifier(Verifier):
@@ -31,9 +31,9 @@ class AnswerVerifier(Verifier):
     ) -> None:
         """
         Args:
-            markers: names of `vapo.verifiers.answers.MARKERS` that may precede an answer.
+            markers: names of `vapo.verifiers.extraction.MARKERS` that may precede an answer.
             workers: number of processes; they start when the first answer needs one.
-            timeout: timeout of one comparison, in seconds.
+            timeout: processor time of one comparison, in seconds.
             memory_gib: limit of the address space of a process.
             max_fault_share: share of a step's responses whose verdict may be a timeout or an error; above it the run stops.
             judge, settings: the function of `vapo.verifiers.judges` that makes the judge, and its arguments.
@@ -50,58 +50,77 @@ class AnswerVerifier(Verifier):
         if found is None:
             verdict.set_result(Verdict(Status.NO_ANSWER))
             return verdict
-        answer, reference = self.read(found[: self.most_characters + 1]), self.read(reference)
-        status = Status.WRONG if len(found) > self.most_characters else self.decide(answer, reference)
-        shown = canonical(answer)
+        status = Status.WRONG if len(found) > self.most_characters else self.decide(found, reference)
+        shown = self.show(found)
         if status is not None:
             verdict.set_result(Verdict(status, shown))
         else:
-            judged = self.pool.submit(answer, reference)
+            judged = self.pool.submit(found, reference)
             judged.add_done_callback(lambda judged: verdict.set_result(Verdict(judged.result(), shown)))
         return verdict
-
-    def read(self, answer: str) -> str:
-        """The part of an answer or reference that is compared."""
-        return answer
 
     def decide(self, answer: str, reference: str) -> Status | None:
         """The status if no judge is needed, else None."""
         return None
+
+    def show(self, answer: str) -> str:
+        """The answer for majority votes and tables: one text for equal answers, as far as that is known without a judge."""
+        return answer[:MOST_CHARACTERS]
 
     def last_fault(self) -> str:
         return self.pool.last_fault
 
 
 class MathVerifier(AnswerVerifier):
-    """Integers and decimals are compared exactly; other answers by math-verify (`vapo.verifiers.judges.math_equal`)."""
+    """Answers are read (`vapo.verifiers.forms`) and compared part by part; a judge is asked where that leaves expressions."""
 
     most_characters = MOST_CHARACTERS
 
-    def read(self, answer: str) -> str:
-        return clean(answer)
-
     def decide(self, answer: str, reference: str) -> Status | None:
-        r"""Decides cases without algebra: equal texts, numbers in digits, and answers too dangerous to parse; else None.
+        r"""Decides all cases without expressions; else None.
 
         >>> verifier = MathVerifier()
         >>> verifier.decide("18.0", "18"), verifier.decide("9^{9^{9}}", "18"), verifier.decide("\\sqrt{324}", "18")
         (<Status.CORRECT: 'correct'>, <Status.WRONG: 'wrong'>, None)
         """
-        if answer == reference:
-            return Status.CORRECT
-        value, expected = number(answer), number(reference)
-        if value is not None and expected is not None:
-            return Status.CORRECT if value == expected else Status.WRONG
-        if not answer or not answer.isprintable() or _EXPLODES.search(answer):
-            return Status.WRONG
-        return None
+        try:
+            return Status.CORRECT if same_answer(answer, reference) else Status.WRONG
+        except NeedsAlgebra:
+            return None
+
+    def show(self, answer: str) -> str:
+        form = read(answer[: MOST_CHARACTERS + 1])
+        small = form.value is not None and max(abs(form.value.numerator), form.value.denominator) < 10**MOST_CHARACTERS
+        return str(form.value) if small else (form.text or answer)[:MOST_CHARACTERS]
+
+    def unreadable(self, reference: str) -> Future[str]:
+        r"""Why a reference cannot be compared with anything; empty if it can. An expression must equal itself in brackets.
+
+        >>> verifier = MathVerifier()
+        >>> [verifier.unreadable(text).result() for text in ("18", "", "#### 6")]
+        ['', 'it is empty', 'it is no answer that can be read']
+        """
+        reason: Future[str] = Future()
+        form = read(reference)
+        expressions = [part.text for part in _parts(form) if part.kind == "expression"]
+        if not reference.strip():
+            reason.set_result("it is empty")
+        elif not reference.replace("\n", " ").isprintable():
+            reason.set_result('it holds a control character: in JSON, \\frac is written "\\\\frac"')
+        elif len(reference) > MOST_CHARACTERS or any(part.kind == "unknown" for part in _parts(form)):
+            reason.set_result("it is no answer that can be read")
+        elif not expressions:
+            reason.set_result("")
+        else:
+            text = max(expressions, key=len)
+            judged = self.pool.submit(f"0+({text})", text)
+            judged.add_done_callback(
+                lambda judged: reason.set_result("" if judged.result() is Status.CORRECT else f"algebra cannot read {text!r}")
+            )
+        return reason
 
 
-def canonical(answer: str) -> str:
-    """One text for equal numbers, so that majority votes count them together; other answers as they are, shortened for tables.
-
-    >>> canonical("18.00"), canonical("x+1")
-    ('18', 'x+1')
-    """
-    value = number(answer)
-    return answer[:MOST_CHARACTERS] if value is None else str(value)
+def _parts(form: Form) -> Iterator[Form]:
+    yield form
+    for item in form.items:
+        yield from _parts(item)

@@ -17,7 +17,8 @@ from typing import Any
 
 from vapo.types import FAULTS, Status
 
-START_SECONDS = 120.0  # timeout for a new process to import its libraries, on a busy machine
+START_SECONDS = 600.0  # timeout for a new process to import its libraries, on a busy machine
+HANG = 60.0  # a judgment hangs after this many times its processor time, on the wall clock
 CACHED = 100_000  # maximum verdicts in the cache
 PACKAGE = str(Path(__file__).resolve().parents[2])
 
@@ -32,13 +33,14 @@ class JudgePool:
         Args:
             judge: `module:function` that makes the judge in the worker when called with `settings`.
             workers: processes, >= 1.
-            timeout: seconds for one judgment, counted in the worker from when it begins, > 0.
-            memory_gib: address space of a worker, > 0; beyond it the judgment is an error.
+            timeout: processor time of one judgment, in seconds, > 0. The wall clock only ends one that hangs (`HANG`).
+            memory_gib: address space of a worker, > 0; beyond it the judgment is an error. A worker that has grown half the way to
+                it is replaced.
         """
         for name, value in (("workers", workers), ("timeout", timeout), ("memory_gib", memory_gib)):
             if value <= 0:
                 raise ValueError(f"the verifier's {name} is {value}; set data.verifier.{name} above 0")
-        options = json.dumps({"judge": settings, "timeout": timeout, "memory_gib": memory_gib})
+        options = json.dumps({"judge": settings, "timeout": timeout, "hang": HANG * timeout, "memory_gib": memory_gib})
         self.arguments, self.workers, self.timeout = (judge, options), workers, timeout
         self.last_fault = ""
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
@@ -81,7 +83,10 @@ def _serve(
             try:
                 if worker is None or worker.process.poll() is not None:
                     worker = _Worker(*arguments)
-                status, detail = worker.judge(answer, reference, timeout)
+                status, detail, full = worker.judge(answer, reference, timeout)
+                if full:
+                    worker.kill()
+                    worker = None
             except Exception as error:  # any error: this thread must survive and set a verdict
                 worker, status, detail = None, Status.ERROR, f"{DIED} ({error!r})"
             if not detail.startswith(DIED):
@@ -109,20 +114,26 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
-        self.fresh = True
+        self.ready = False
 
-    def judge(self, answer: str, reference: str, timeout: float) -> tuple[Status, str]:
+    def judge(self, answer: str, reference: str, timeout: float) -> tuple[Status, str, bool]:
+        """The status, what went wrong, and whether the process is to be replaced."""
         try:
-            self.connection.send_bytes(json.dumps([answer, reference]).encode())
-            if not self.connection.poll(2 * timeout + (START_SECONDS if self.fresh else 0)):  # the worker's own alarm comes first
+            if not self.ready and not (self.connection.poll(START_SECONDS) and self.connection.recv_bytes()):
                 self.process.kill()
-            status, detail = json.loads(self.connection.recv_bytes())
+            self.ready = True
+            self.connection.send_bytes(json.dumps([answer, reference]).encode())
+            if not self.connection.poll(2 * HANG * timeout):  # the worker's own alarms come first
+                self.process.kill()
+            status, detail, full = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
-            if self.process.wait() == -signal.SIGALRM:
-                return Status.TIMEOUT, f"no verdict within {timeout:g} s"
-            return Status.ERROR, DIED
-        self.fresh = False
-        return Status(status), detail
+            ended = -self.process.wait()
+            if ended in (signal.SIGPROF, signal.SIGALRM):
+                clock = "of processor time" if ended == signal.SIGPROF else "on the wall clock: it hangs"
+                seconds = timeout if ended == signal.SIGPROF else HANG * timeout
+                return Status.TIMEOUT, f"no verdict within {seconds:g} s {clock}", False
+            return Status.ERROR, DIED, False
+        return Status(status), detail, full
 
     def kill(self) -> None:
         self.process.kill()

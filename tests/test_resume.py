@@ -13,7 +13,13 @@ from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.checkpoints import DIGESTS
 from vapo.module import RLModule
 
-SETTINGS = ("scale_overrides.value_pretraining_steps=2", "module.policy_steps=3", "callbacks.rl_checkpoint.every_n_steps=2")
+SETTINGS = (
+    "module.actor_schedule.decay_share=0",  # a decaying rate depends on how long the run is to be
+    "module.actor_schedule.steps=9",
+    "scale_overrides.value_pretraining_steps=2",
+    "module.policy_steps=3",
+    "callbacks.rl_checkpoint.every_n_steps=2",
+)
 
 
 class Killed(BaseException):

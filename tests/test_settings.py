@@ -175,8 +175,8 @@ def test_an_evaluations_sampling_is_checked_first(slip: str, message: str, tmp_p
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["module.actor_schedule.warmup_steps=13"], "actor_schedule.warmup_steps=13 is longer than the 12 RL steps"),
-        (["module.critic_schedule.warmup_steps=21"], "critic_schedule.warmup_steps=21 is longer than the 20 RL steps"),
+        (["module.actor_schedule.warmup_steps=21"], "actor_schedule.warmup_steps=21 is longer than the 20 RL steps"),
+        (["module.critic_schedule.warmup_steps=29"], "critic_schedule.warmup_steps=29 is longer than the 28 RL steps"),
         (["trainer.max_steps=8"], "ends the run within 8 steps of value pretraining"),
         (["module.actor_schedule.warmup_steps=12", "trainer.max_steps=9"], None),
     ],

@@ -12,7 +12,7 @@ from vapo.data.prompts import SumsPrompts
 from vapo.models.actor import Actor
 from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
-from vapo.run.pretrain import pretrain
+from vapo.run.pretrain import make_model, pretrain
 from vapo.run.resolvers import PACKAGE, register
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
@@ -48,3 +48,22 @@ def test_shipped_base_is_small_and_right_about_one_time_in_six(tmp_path: Path) -
     rollouts = Sampler(engine, tokenizer, SumsVerifier()).sample(source.benchmark(), 8, sampling, seed=0, rl_step=-1)
     score = avg_at_k([[r.correct for r in rollouts[i : i + 8]] for i in range(0, len(rollouts), 8)])
     assert 0.10 <= score <= 0.25
+
+
+def test_a_made_model_is_made_once_for_its_settings(tmp_path: Path) -> None:
+    tiny = [f"paths.root={tmp_path}", "model=made", "data=sums_reveal", "model.recipe.base.steps=2"]
+    tiny += ["model.recipe.base.batch_tokens=300", "model.recipe.model.hidden=16"]
+    config = config_for(tmp_path, *tiny)
+    folder = Path(config.model.folder)
+    make_model(config)
+    made = (folder / "record.json").stat().st_mtime_ns
+    make_model(config)
+    assert (folder / "record.json").stat().st_mtime_ns == made and not (folder / "reward").exists()
+    settings = json.loads((folder / "record.json").read_text())["settings"]
+    assert settings["task"]["reveal"] == 8 and settings["task"]["max_operands"] == 26 + 4
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    assert tokenizer.decode(tokenizer.encode("4|3:")) == "4|3:"
+    turned = ("data.source.reveal=4", "model.recipe.solver.slip_rate=0.1", "model.recipe.base.margin=0")
+    folders = {str(folder), *(config_for(tmp_path, *tiny, change).model.folder for change in turned)}
+    assert len(folders) == 1 + len(turned)
+    assert config_for(tmp_path, *tiny, "data.source.problems=7").model.folder == str(folder)  # the base model does not see it

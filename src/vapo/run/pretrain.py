@@ -228,7 +228,6 @@ def make_model(config: DictConfig) -> None:
             return
         log.info(f"making the base model of this task in {folder}, minutes on a CPU")
         rest = {"data": {"source": task_settings(config.data.source)}, "paths": {"root": config.paths.root}, "out": str(folder)}
-        recipe = OmegaConf.merge(config.model.recipe, rest)
-        assert isinstance(recipe, DictConfig)
-        OmegaConf.resolve(recipe)
-        pretrain(recipe)
+        recipe = OmegaConf.to_container(config.model.recipe, resolve=True)
+        assert isinstance(recipe, dict)
+        pretrain(OmegaConf.create(recipe | rest))

@@ -167,3 +167,15 @@ def test_a_response_without_an_answer_says_so(verifier):
 @pytest.mark.parametrize("text", ["18 dollars and 20 cents", "7 or 8 cm", "x+1", "(1,250)", "1,25", "1.2.3"])
 def test_reading_makes_no_number_of_what_is_none(text):
     assert read(text).value is None
+
+
+@pytest.mark.parametrize("answer", ["0.33 repeating", "1.25 repeating", "-0.33 repeating"])
+def test_an_ambiguous_period_is_wrong_and_no_exception(answer):
+    assert MathVerifier()(f"Answer: {answer}", "17").status is Status.WRONG
+
+
+def test_a_mistake_in_reading_is_a_fault_that_is_named(monkeypatch):
+    verifier = MathVerifier()
+    monkeypatch.setattr(verifier, "decide", lambda answer, reference: int("None"))
+    assert verifier("Answer: 17", "17").status is Status.ERROR
+    assert "invalid literal" in verifier.last_fault() and "'Answer: 17'" in verifier.last_fault()

@@ -18,9 +18,7 @@ WORDS |= {
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(?:\.\d+)?[eE][+-]?\d{1,3}")
 _PLAIN = re.compile(r"([+-]?) ?(?:(\d*\.?\d+|\d+\.)|(?:(\d+) )?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) ?/ ?(\d+)))")
-_REPEATING = re.compile(
-    r"(-?)(\d*)\.(\d*)(?:\\overline ?\{(\d+)\}|\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?|\((\d+)\)|(\d)\1 repeating)"
-)
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)(?:\\overline ?\{(\d+)\}|\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?|\((\d+)\))")
 _TOKENS = re.compile(r"\s*(\d+\.?\d*|\.\d+|\\[a-z]+|[-+/^!(){}\[\]*])")
 
 
@@ -65,7 +63,7 @@ def _repeating(text: str) -> Fraction | None:
     match = _REPEATING.fullmatch(text)
     if match is None:
         return None
-    sign, whole, fixed, over, first, middle, last, bracketed, _ = match.groups()
+    sign, whole, fixed, over, first, middle, last, bracketed = match.groups()
     period = over or bracketed or f"{first}{middle or ''}{last or ''}"
     value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
     return -value if sign else value

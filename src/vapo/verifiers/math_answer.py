@@ -46,12 +46,17 @@ class AnswerVerifier(Verifier):
 
     def submit(self, response: str, reference: str) -> Future[Verdict]:
         verdict: Future[Verdict] = Future()
-        found = find_answer(response, self.markers)
-        if found is None:
-            verdict.set_result(Verdict(Status.NO_ANSWER))
+        try:
+            found = find_answer(response, self.markers)
+            if found is None:
+                verdict.set_result(Verdict(Status.NO_ANSWER))
+                return verdict
+            status = Status.WRONG if len(found) > self.most_characters else self.decide(found, reference)
+            shown = self.show(found)
+        except Exception as error:  # a mistake of ours in reading; it must not end a run
+            self.pool.last_fault = f"{error!r} on response {response[-80:]!r} with reference {reference[:80]!r}"
+            verdict.set_result(Verdict(Status.ERROR))
             return verdict
-        status = Status.WRONG if len(found) > self.most_characters else self.decide(found, reference)
-        shown = self.show(found)
         if status is not None:
             verdict.set_result(Verdict(status, shown))
         else:

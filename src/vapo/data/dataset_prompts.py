@@ -105,7 +105,7 @@ class DatasetPrompts:
 
     @cached_property
     def _scored(self) -> list[Problem]:
-        problems = _load(self.benchmark_set).problems
+        problems = self.benchmark_set.load().problems
         self._unreadable(self.benchmark_name, problems)
         return problems
 
@@ -126,7 +126,7 @@ class DatasetPrompts:
     @cached_property
     def _split(self) -> tuple[list[Prompt], list[Prompt]]:
         """Held-out and training prompts. The split depends only on the problems, so no run trains on another's held-out ones."""
-        loaded = _load(self.train)
+        loaded = self.train.load()
         unreadable = self._unreadable(self.train.name, loaded.problems)
         scored = {problem.key for problem in self._scored}
         unscored = [problem for problem in loaded.problems if problem.key not in scored]
@@ -152,9 +152,7 @@ class DatasetPrompts:
         """
         if self.verifier is None:
             return set()
-        reasons = [
-            self.verifier.unreadable(problem.answer) for problem in problems
-        ]  # all of them are submitted before one is awaited
+        reasons = [self.verifier.unreadable(problem.answer) for problem in problems]  # none is awaited before all are submitted
         rows = {problem.row: reason for problem, future in zip(problems, reasons, strict=True) if (reason := future.result())}
         if rows:
             answers = {problem.row: problem.answer for problem in problems}
@@ -176,10 +174,3 @@ class DatasetPrompts:
         )
         if loaded.conflicting:
             log.warning(f"{self.train.name}: {loaded.conflicting} duplicates have another answer than the first; the first is kept")
-
-
-def _load(problem_set: ProblemSet) -> Loaded:
-    try:
-        return problem_set.load()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{problem_set.name}: {problem_set.path} is not UTF-8 ({error}): save it as UTF-8") from error

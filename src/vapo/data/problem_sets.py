@@ -57,8 +57,14 @@ class ProblemSet:
         """Reads all rows and drops duplicates.
 
         Raises:
-            FileNotFoundError, ValueError: path or columns are wrong; the message says what to set.
+            FileNotFoundError, ValueError: path, encoding or columns are wrong; the message says what to set.
         """
+        try:
+            return self._load()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.name}: {self.path} is not UTF-8 ({error}): save it as UTF-8") from error
+
+    def _load(self) -> Loaded:
         different: dict[str, Problem] = {}
         read: dict[str, str] = {}  # keys by text: each text of DAPO's set is read a hundred times
         rows = conflicting = 0

@@ -13,6 +13,7 @@ from vapo.types import Batch
 pytestmark = pytest.mark.distributed
 
 KINDS = {"fsdp": SHARDED, "ddp": REPLICATED}
+RATE = ("module.actor_optimizer.lr=1e-4", "module.actor_schedule.decay_share=0")  # large and constant: updates move the actor
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(ranks: int, name: str, trainer: tuple[str, ...], base: Path, *more: str) -> Path:
     folder = base / name
     (folder / "gradients").mkdir(parents=True)
-    train_on_ranks(ranks, folder, *SETTINGS, *trainer, *more, gradients=folder / "gradients", replay=base / "rollouts.pt")
+    train_on_ranks(ranks, folder, *SETTINGS, *RATE, *trainer, *more, gradients=folder / "gradients", replay=base / "rollouts.pt")
     return folder
 
 
@@ -55,9 +56,7 @@ def test_gradients_norms_and_metrics_do_not_depend_on_ranks(kind: str, ranks: in
     for name in updates:
         one, other = (torch.load(f / "gradients" / name) for f in (alone, folder))
         assert one.keys() == {*other} and len(one) > 30
-        assert max(relative(other[n], one[n]) for n in one) < 3e-5, (
-            name
-        )  # rounding that Adam amplifies, update by update: 1.4e-5 seen
+        assert max(relative(other[n], one[n]) for n in one) < 1e-5, name
     mine, theirs = metrics(folder), metrics(alone)
     assert list(mine) == list(theirs) and len(mine) == 4
     pd.testing.assert_frame_equal(mine, theirs, rtol=1e-5, atol=1e-5)

@@ -267,6 +267,9 @@ def test_lines_of_libraries_that_print_themselves_do_not_reach_hydras_handler() 
     import datasets  # noqa: F401 brings its handler
     import huggingface_hub  # noqa: F401
 
+    names = ("datasets", "huggingface_hub", "transformers")
+    for name in names:
+        logging.getLogger(name).propagate = True
     quiet_libraries()
-    for name in ("datasets", "huggingface_hub", "transformers"):
+    for name in names:
         assert logging.getLogger(name).handlers and not logging.getLogger(name).propagate

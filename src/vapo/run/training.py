@@ -93,7 +93,8 @@ def quiet_libraries() -> None:
     """Leaves the terminal to the run: no tips, no loading bars, no warnings about others' deprecations, nothing twice."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for name in ("datasets", "huggingface_hub"):  # they have a handler, and Hydra's would print their lines again
+    # They have a handler, and Hydra's would print their lines again (transformers lets its lines through where CI=true is set).
+    for name in ("datasets", "huggingface_hub", "transformers"):
         logging.getLogger(name).propagate = False
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"lightning\..*")

@@ -1,8 +1,8 @@
 #!/bin/bash
-# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|main|added|fresh|extra
+# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|main|added|fresh|extra
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
-piece=${1:?say which piece: safe, main, added, fresh or extra}
+piece=${1:?say which piece: safe, baselines, main, added, fresh or extra}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
 failed=0
@@ -27,6 +27,10 @@ case $piece in
       ATEN_CPU_CAPABILITY=$instructions run experiment=vapo_full "seed=range(300,320)" \
         "hydra.sweep.subdir=instructions\=$instructions\,seed\=\${seed}"
     done
+    ;;
+  baselines) # the default run and the four baselines; README's figure
+    run experiment=vapo_full,ppo_vanilla,grpo,dapo,vc_ppo seed=400,401,402,403,404 \
+      "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}.pt"
     ;;
   main)
     train experiment=vapo_full seed=10,11,12,13,14
@@ -60,7 +64,7 @@ case $piece in
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
     train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
-  *) echo "no piece $piece: safe, main, added, fresh or extra" >&2; exit 1 ;;
+  *) echo "no piece $piece: safe, baselines, main, added, fresh or extra" >&2; exit 1 ;;
 esac
 $python src/report.py "$folder" --out docs/results/"$piece" || failed=1
 exit $failed

@@ -18,7 +18,7 @@ SUM = "7-3+5+9:"  # 7-3=4, 4+5=9, 9+9=8
 def row(
     response: str, status: str = "correct", group: int = 0, prompt: str = SUM, finished: bool = True, **columns: Any
 ) -> dict[str, Any]:
-    """One logged response to a running sum; a token a character. V falls by a half from the first `?` on."""
+    """One logged response to a running sum; a token a character. V falls by 1 after the first `?`."""
     ids = [CODES[character] for character in response] + [EOS] * finished
     slip = response.find("?") if "?" in response else len(ids)
     fault = status in ("timeout", "error")

@@ -19,7 +19,7 @@ class Pane {
     if (name !== null) this.element.append(make("h2", "", name));
     this.element.append(this.message, this.body);
     this.move = move;
-    this.tokens.addEventListener("mouseover", (event) => this.hover(event.target.dataset.i));
+    this.tokens.addEventListener("mouseover", (event) => event.target.dataset.i && this.point(+event.target.dataset.i));
     this.tokens.addEventListener("mouseleave", () => this.point(this.cursor));
     this.tokens.addEventListener("click", (event) => event.target.dataset.i && this.pin(+event.target.dataset.i));
     this.observer = new IntersectionObserver((entries) => {
@@ -70,8 +70,8 @@ class Pane {
     this.horizon = known ? 1 / (1 - row.actor_lambda) : null;
     const reach = Number.isFinite(this.horizon) ? tokens(Math.round(this.horizon)) : "all tokens";
     const lambda = known ? [make("span", "horizon", `λ ${row.actor_lambda.toFixed(3)}, window ${reach}`)] : [];
-    const number = `problem ${row.group + 1}, response ${row.sample + 1} of ${this.step.sizes.get(row.group)}`;
-    const place = make("span", "place", number);
+    const size = this.step.sizes.get(row.group);
+    const place = make("span", "place", `problem ${row.group + 1}, response ${row.sample + 1} of ${size}`);
     if (this.move) {
       const [back, on] = [["‹", -1], ["›", 1]].map(([text, by]) => {
         const button = make("button", "", text);
@@ -187,8 +187,6 @@ class Pane {
     const span = i === undefined ? null : this.span(i);
     if (span) span.classList.toggle("at", on);
   }
-
-  hover(i) { if (i !== undefined) this.point(+i); }
 
   point(i) { // shows the numbers of token i, and where it is
     if (!this.row) return;

@@ -33,7 +33,9 @@ def server(logs: Sequence[Log], port: int, steps: Sequence[int] | None = None) -
                     case ["step", run, step]:
                         return self._send(200, "application/octet-stream", logs[int(run)].pack(int(step), level=1))
                 self._send(404, "text/plain", b"no such page")
-            except (ValueError, LookupError) as error:
+            except ConnectionError:
+                pass  # the reader went on to another step
+            except (OSError, ValueError, LookupError) as error:
                 self._send(404, "text/plain", str(error).encode())
 
         def _send(self, status: int, kind: str, body: bytes) -> None:

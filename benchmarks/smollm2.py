@@ -28,8 +28,8 @@ def fetch(folder: Path) -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """Writes the model of a SmolLM2 GGUF file, in float32, and its tokenizer to `folder`.
 
-    The format names its tokenizer's rule for cutting texts ("smollm": each digit alone) but transformers does not follow the name, so
-    two blanks before a number would become other tokens than in training.
+    The file names its tokenizer's rule for cutting texts ("smollm": each digit alone), but transformers does not follow it: two
+    blanks before a number would become other tokens than in training.
     """
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])

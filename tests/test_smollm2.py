@@ -1,4 +1,4 @@
-"""The GGUF file of `make real` as a Hugging Face folder: a tiny file of the same kind, whose model is known, comes back as it was."""
+"""What `make real` does with a GGUF file: a tiny one, whose model is known, becomes a Hugging Face folder with the same model."""
 
 from pathlib import Path
 
@@ -38,7 +38,8 @@ def write_gguf(path: Path, model: LlamaForCausalLM, tokens: list[str], merges: l
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(2)
     writer.add_chat_template("{{ messages[0]['content'] }}<|im_end|>")
-    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output"}
+    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+    names |= {"self_attn.o_proj": "attn_output"}
     names |= {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     names |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
     state = model.state_dict()

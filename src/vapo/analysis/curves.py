@@ -1,6 +1,7 @@
 """Plots the training curves of one run from its `metrics.csv`."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -33,9 +34,9 @@ def newest_run(logs: Path | str) -> Path:
     return found[-1].parent
 
 
-def score_column(metrics: pd.DataFrame) -> str | None:
-    """The name of the benchmark's avg@k column, if there is one."""
-    return next((name for name in metrics.columns if re.search(r"/avg@\d+$", name)), None)
+def score_column(metrics: Iterable[str]) -> str | None:
+    """The name of the benchmark's avg@k, if it is among the metrics (names, or a frame with these columns)."""
+    return next((name for name in metrics if re.search(r"/avg@\d+$", name)), None)
 
 
 def plot_training_curves(metrics: pd.DataFrame) -> Figure:

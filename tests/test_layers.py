@@ -40,7 +40,18 @@ LAYERS = [  # our modules and packages, then the libraries they may import
         ),
         *("lightning", "torchmetrics"),
     ],
-    ["vapo.callbacks", "vapo.analysis", "vapo.metrics_csv", "wandb", "matplotlib", "pandas", "rich", "pyarrow", "scipy"],
+    [
+        "vapo.callbacks",
+        "vapo.analysis",
+        "vapo.metrics_csv",
+        "vapo.wandb_logger",
+        "wandb",
+        "matplotlib",
+        "pandas",
+        "rich",
+        "pyarrow",
+        "scipy",
+    ],
     ["vapo.run", "vapo.plan", "hydra", "omegaconf"],
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,6 @@
 """Alarms: none in healthy runs, the right one in a run made to be sick; holding the actor; stopping."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import pytest
 import torch
 from tests.runs import CONFIGS, config_for, metrics, resume, run
 
+from vapo.algorithms import ActorCritic, GroupRelative
 from vapo.analysis.sweep import COLUMNS
-from vapo.callbacks.health import ALARMS, Health
+from vapo.callbacks.health import ALARMS, Health, zero_terms
 from vapo.checkpoints import saved_checkpoints
 from vapo.models.critic import Critic
 from vapo.module import RLModule
@@ -184,6 +185,51 @@ def test_equal_rewards_leave_grpo_without_advantages(
     assert said_of_zero(tmp_path / "grpo", capsys, experiment="grpo")[:1] == expected
     change_rollouts(monkeypatch, judged(Status.CORRECT))
     assert said_of_zero(tmp_path / "right", capsys, "algorithm.positive_lm_coef=0", experiment="grpo")[:1] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "coefficient", "policy_step", "term"),
+    [
+        ("critic/value_loss", "gamma", 0, "the value loss is"),
+        ("actor/kl_reference", "kl_coef", 2, "the KL loss (algorithm.kl_coef) is"),
+        ("actor/kl_reference", "kl_coef", 1, None),  # the policy is still the reference
+    ],
+)
+def test_other_terms_that_are_zero(key: str, coefficient: str, policy_step: int, term: str | None) -> None:
+    algorithm = (GroupRelative if coefficient == "kl_coef" else ActorCritic)(**{coefficient: 0.1})
+    assert zero_terms({key: 0.0}, algorithm, policy_step) == ([] if term is None else [term])
+    assert zero_terms({key: 1e-30}, algorithm, policy_step) == []
+
+
+# --- bounds --------------------------------------------------------------------------------------------------------------------
+
+BOUNDS = [  # setting, its value, metric or score, its value in two steps: healthy, then an alarm
+    ("min_entropy", 0.3, "actor/entropy_mean", (1.0, 0.31), (1.0, 0.29), "entropy_collapse"),
+    ("max_entropy", 1.5, "actor/entropy_mean", (1.0, 1.49), (1.0, 1.51), "entropy_explosion"),
+    ("min_length", 0.8, "response/length_mean", (100.0, 81.0), (100.0, 79.0), "length_collapse"),
+    ("min_explained_variance", -0.5, "critic/explained_variance", (-0.4, -0.4), (-0.6, -0.6), "explained_variance"),
+    ("explained_variance_steps", 1, "critic/explained_variance", (0.1, 0.1), (0.1, -0.1), "explained_variance"),
+    ("explained_variance_steps", 2, "critic/explained_variance", (-0.1, 0.1), (-0.1, -0.1), "explained_variance"),
+    ("max_truncated", 0.3, "response/truncated_fraction", (0.0, 0.29), (0.0, 0.31), "truncation"),
+    ("max_logprob_gap", 0.2, "engine/logprob_gap_mean", (0.0, 0.19), (0.0, 0.21), "logprob_gap"),
+    ("max_faults", 0.05, "verifier/error_fraction", (0.0, 0.04), (0.0, 0.06), "verifier_faults"),
+    ("max_score_fall", 0.2, "score", (0.5, 0.31), (0.5, 0.29), "score_fall"),
+]
+
+
+@pytest.mark.parametrize(("setting", "bound", "key", "healthy", "sick", "name"), BOUNDS)
+def test_bounds(setting: str, bound: float, key: str, healthy: Sequence[float], sick: Sequence[float], name: str) -> None:
+    def last(values: Sequence[float]) -> list[str]:
+        health = Health(**{setting: bound})
+        return [[n for n, _ in health.alarms({key: value}, value if key == "score" else None, 1)] for value in values][-1]
+
+    assert last(healthy) == [] and last(sick) == [name]
+
+
+def test_a_step_whose_returns_are_equal_says_nothing_about_the_critic() -> None:
+    health = Health()
+    found = [bool(list(health.alarms({"critic/explained_variance": x}, None, 1))) for x in (-0.1, 0.0, -0.1, 0.0, 0.1, -0.1)]
+    assert found == [False, False, True, True, False, False]
 
 
 # --- holding and stopping ------------------------------------------------------------------------------------------------------

@@ -10,14 +10,21 @@ import yaml
 
 from vapo.analysis.curves import load_metrics
 
-NAMES = ("run_name", "run_group", "tags")
-# What runs of one arm may differ in, as it changes no number but by the seed.
-SAME_ARM: tuple[str, ...] = (*NAMES, "seed", "paths", "task_name", "threads", "resume", "checkpoint", "optimized_metric", "logger")
-SAME_ARM += (
-    "module.overlap",
-    "callbacks.value_pretraining.critic_file",
-    "callbacks.rl_checkpoint",
-    "callbacks.rollout_log",
+SAME_ARM = (  # settings that may differ within an arm: they change no number, but for the seed
+    *(
+        "seed",
+        "run_name",
+        "run_group",
+        "tags",
+        "paths",
+        "task_name",
+        "threads",
+        "resume",
+        "checkpoint",
+        "optimized_metric",
+        "logger",
+    ),
+    *("module.overlap", "callbacks.value_pretraining.critic_file", "callbacks.rl_checkpoint", "callbacks.rollout_log"),
     "callbacks.samples",
 )
 SHOWN = 3  # settings named in an arm's name
@@ -37,9 +44,7 @@ def load_arms(paths: Iterable[Path | str]) -> dict[str, list[pd.DataFrame]]:
         if not runs:
             raise FileNotFoundError(f"no metrics.csv under {path}: give folders of runs, such as logs/train/runs/<time>")
         for run in runs:
-            config = yaml.safe_load(
-                (run / "config.yaml").read_text()
-            )  # not resolved: what follows from a setting is no other setting
+            config = yaml.safe_load((run / "config.yaml").read_text())  # unresolved: a setting that follows from another is none
             settings = {key: value for key, value in _leaves(config) if not _within(key, SAME_ARM)}
             name = str(config.get("run_name") or "run").removesuffix(f"-seed{config['seed']}")
             key = json.dumps([name, settings], sort_keys=True)

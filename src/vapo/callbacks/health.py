@@ -60,12 +60,8 @@ class Health(Callback):
         self.min_entropy, self.max_entropy, self.min_length = min_entropy, max_entropy, min_length
         self.min_explained_variance, self.explained_variance_steps = min_explained_variance, explained_variance_steps
         self.max_truncated, self.max_logprob_gap, self.max_faults = max_truncated, max_logprob_gap, max_faults
-        self.max_score_fall, self.hold_actor, self.max_held_steps, self.stop = (
-            max_score_fall,
-            hold_actor,
-            max_held_steps,
-            tuple(stop),
-        )
+        self.max_score_fall, self.stop = max_score_fall, tuple(stop)
+        self.hold_actor, self.max_held_steps = hold_actor, max_held_steps
         self.first: dict[str, float] = {}  # entropy and length of the first step that had them
         self.score: float | None = None  # the newest on the benchmark
         self.best_score: float | None = None
@@ -75,8 +71,8 @@ class Health(Callback):
 
     def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         self.last_words = ""
-        if self.held_steps > 0:  # resumed
-            module.actor_frozen = True
+        self.held_steps = self.held_steps if self.hold_actor else 0  # a resumed run may have it switched off
+        module.actor_frozen |= self.held_steps > 0
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         step, name = module.metrics.values, score_column(module.latest)
@@ -86,7 +82,7 @@ class Health(Callback):
         found = dict(self.alarms(step, self.score, module.policy_step))
         if zero := zero_terms(step, module.algorithm, module.policy_step):
             found["zero_loss"] = f"{' and '.join(zero)} exactly 0"
-        for name in found.keys() - self.active.keys():
+        for name in (name for name in found if name not in self.active):
             self._say(trainer, f"ALARM at RL step {module.rl_step}: {name}: {found[name]}")
         self.active = found
         module.record({f"alarm/{name}": float(name in found) for name in ALARMS})
@@ -117,14 +113,10 @@ class Health(Callback):
             if self.low_steps >= self.explained_variance_steps:
                 yield "explained_variance", f"{explained:.2f}, step {self.low_steps} below {self.min_explained_variance:g}"
         faults = sum(step.get(f"verifier/{status}_fraction", 0.0) for status in ("timeout", "error"))
+        truncated, gap = step.get("response/truncated_fraction", 0.0), step.get("engine/logprob_gap_mean", 0.0)
         for name, value, bound, remedy in (
-            (
-                "truncation",
-                step.get("response/truncated_fraction", 0.0),
-                self.max_truncated,
-                "raise rollout.sampling.max_new_tokens",
-            ),
-            ("logprob_gap", step.get("engine/logprob_gap_mean", 0.0), self.max_logprob_gap, "set algorithm.mismatch=truncate"),
+            ("truncation", truncated, self.max_truncated, "raise rollout.sampling.max_new_tokens"),
+            ("logprob_gap", gap, self.max_logprob_gap, "set algorithm.mismatch=truncate"),
             ("verifier_faults", faults, self.max_faults, "raise data.verifier.timeout"),
         ):
             if value > bound:
@@ -171,11 +163,10 @@ class Health(Callback):
 def zero_terms(step: Mapping[str, float], algorithm: PolicyGradient, policy_step: int) -> list[str]:
     """Loss terms that are switched on and were exactly 0 for the whole step, in words."""
     actor_trained = "actor/entropy_mean" in step
+    lm = actor_trained and algorithm.positive_lm_coef > 0
     terms = {  # the surrogate's value may be 0 where its gradient is not, so its advantages count
         "the advantage of every token is": actor_trained and step["advantage/abs_mean"] == 0,
-        "the LM loss (algorithm.positive_lm_coef) is": actor_trained
-        and algorithm.positive_lm_coef > 0
-        and step.get("actor/positive_nll", 0.0) == 0,
+        "the LM loss (algorithm.positive_lm_coef) is": lm and step.get("actor/positive_nll", 0.0) == 0,  # none: no correct response
         # without an update before, the policy is the reference
         "the KL loss (algorithm.kl_coef) is": policy_step > 1 and step.get("actor/kl_reference") == 0,
         "the value loss is": step.get("critic/value_loss") == 0,

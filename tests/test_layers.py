@@ -41,7 +41,7 @@ LAYERS = [  # our modules and packages, then the libraries they may import
         *("lightning", "torchmetrics"),
     ],
     [
-        *("vapo.callbacks", "vapo.analysis", "vapo.view", "vapo.metrics_csv"),
+        *("vapo.callbacks", "vapo.analysis", "vapo.view", "vapo.metrics_csv", "vapo.wandb_logger"),
         *("wandb", "matplotlib", "pandas", "rich", "pyarrow", "scipy"),
     ],
     ["vapo.run", "vapo.plan", "hydra", "omegaconf"],

@@ -1,7 +1,7 @@
 """Training of one network: passes over a batch, micro-batches, backward, gradient clipping, skipped updates, optimizer, offload."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,15 @@ class Learner:
         Raises:
             FloatingPointError: more than `max_skipped_updates` in a row.
         """
+        head = norm_of(p.grad for p in self._head())  # of the value head alone: the whole network's can hide one that never moves
         norm = full(nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm or float("inf"))).item()
         finite = math.isfinite(norm)
         self.metrics.mean(f"{self.name}/skipped_fraction", float(not finite))
         self.skipped = 0 if finite else self.skipped + 1
         if finite:
             self.metrics.mean(f"{self.name}/grad_norm", norm)
+            if head is not None:
+                self.metrics.mean(f"{self.name}/head_grad_norm", head)
             self.optimizer.step()
         self.optimizer.zero_grad()
         if self.skipped > self.max_skipped_updates:
@@ -162,8 +165,15 @@ class Learner:
     def report(self) -> None:
         if self.trains:
             self.metrics.gauge(f"{self.name}/learning_rate", self.optimizer.param_groups[0]["lr"])
+            if (norm := norm_of(self._head())) is not None:
+                self.metrics.gauge(f"{self.name}/head_weight_norm", norm)
 
     # --- helpers -------------------------------------------------------------------------------------------------------
+
+    def _head(self) -> list[nn.Parameter]:
+        """The critic's head; nothing for the actor, whose output embedding is a part of its language model."""
+        head = getattr(self.network, "head", None)
+        return list(head.parameters()) if isinstance(head, nn.Module) else []
 
     def micro_batches(self, batch: Batch, index_B: Tensor | None = None) -> list[MicroBatch]:
         """This rank's micro-batches, as many as every other rank's; a rank that has too few gets empty ones, whose loss is 0.
@@ -212,6 +222,13 @@ class Learner:
                 state = self.optimizer.state[parameter]
                 state |= {key: x.to(parameter.device) for key, x in state.items() if key == "step"}
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
+
+
+def norm_of(tensors: Iterable[Tensor | None]) -> float | None:
+    """Euclidean norm of all tensors together, also where they are sharded; None without tensors. A missing gradient is 0."""
+    parts = list(tensors)
+    there = [x.detach() for x in parts if x is not None]
+    return (full(nn.utils.get_total_norm(there)).item() if there else 0.0) if parts else None
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:

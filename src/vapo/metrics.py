@@ -40,7 +40,9 @@ MEANS = (
     "actor/skipped_fraction",
     "actor/lambda_mean",
     "critic/value_mean",
+    "critic/value_outside_share",
     "critic/grad_norm",
+    "critic/head_grad_norm",
     "critic/skipped_fraction",
     "advantage/abs_mean",
     "engine/logprob_gap_mean",
@@ -49,10 +51,16 @@ MEANS = (
 )
 # means over minibatches, to which each micro-batch adds its share
 SHARES = ("actor/surrogate_loss", "actor/positive_nll", "critic/value_loss")
-EXPLAINED_VARIANCES = ("critic/explained_variance", *(f"critic/explained_variance_decile_{i}" for i in range(10)))
+EXPLAINED_VARIANCES = (
+    "critic/explained_variance",
+    "critic/explained_variance_within_problems",
+    *(f"critic/explained_variance_decile_{i}" for i in range(10)),
+)
 GAUGES = (
     "actor/learning_rate",
     "critic/learning_rate",
+    "critic/value_std",
+    "critic/head_weight_norm",
     "clock/rl_step",
     "clock/policy_step",
     "clock/actor_updates",
@@ -116,6 +124,7 @@ class StepMetrics:
         self._metrics |= {name: ShareSum() for name in SHARES}
         self._metrics |= {name: ExplainedVariance() for name in EXPLAINED_VARIANCES}
         self._gauges: dict[str, float] = {}
+        self.values: dict[str, float] = {}  # those of the last step, without what callbacks measure
 
     def mean(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
         """Adds `count` items with the sum `total` to the mean `name`."""
@@ -149,7 +158,7 @@ class StepMetrics:
         values = {name: value for name, value in values.items() if value == value} | self._gauges
         for metric in self._metrics.values():
             metric.reset()
-        self._gauges = {}
+        self._gauges, self.values = {}, values
         return values
 
     def _sum_over_ranks(self) -> None:

@@ -86,7 +86,7 @@ class RLModule(LightningModule):
         self.metrics, self.clock = StepMetrics(), PhaseClock()
         self.limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
         self.learners: dict[str, Learner] = {}
-        self.actor_frozen = False  # True in the first `value_pretraining_steps`: set and reset by the ValuePretraining callback
+        self.actor_frozen = False  # only the critic trains: set and reset by the callbacks ValuePretraining and Health
         self.engine_is_actor = False  # the engine's log-probabilities are the actor's: set by the SelfTest callback
         self.actor_trained = False  # in the last step, for callbacks: `actor_frozen` may have changed since
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched

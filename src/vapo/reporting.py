@@ -2,7 +2,7 @@
 
 import torch
 
-from vapo.algorithms import ActorCritic, PolicyGradient, explained_variance_sums, group_fractions, token_sum
+from vapo.algorithms import ActorCritic, PolicyGradient, centred_sums, explained_variance_sums, group_fractions, token_sum
 from vapo.metrics import StepMetrics
 from vapo.rollout.collate import collate, without_faults
 from vapo.types import FAULTS, Batch, Rollout, Status
@@ -48,18 +48,26 @@ def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: l
 
 
 def report_critic(metrics: StepMetrics, algorithm: ActorCritic, batch: Batch) -> None:
-    """How well values predict the Monte-Carlo return, over all tokens and by tenths of the response (A24)."""
-    assert batch.value_R is not None
+    """How well values predict the Monte-Carlo return, over all tokens, within problems and by tenths of the response (A24), and how
+    they are spread."""
+    value_R, tokens = batch.value_R, int(batch.response_length_B.sum())
+    assert value_R is not None
     metrics.mean("actor/lambda_mean", algorithm.policy_lambda(batch).double().sum(), len(batch))
-    metrics.mean("critic/value_mean", token_sum(torch.clone, batch.value_R), len(batch.value_R))
-    sums_D5 = torch.zeros(10, 5, dtype=torch.float64)
+    metrics.mean("critic/value_mean", total := token_sum(torch.clone, value_R), tokens)
+    metrics.gauge("critic/value_std", (token_sum(lambda value: (value - total / tokens) ** 2, value_R) / tokens) ** 0.5)
+    low, high = algorithm.reward_range
+    metrics.mean("critic/value_outside_share", token_sum(lambda value: (value < low) | (value > high), value_R), tokens)
+    parts = []
     for index_B in torch.arange(len(batch)).split(ROLLOUTS_AT_ONCE):
         part = batch.select(index_B)
         assert part.value_R is not None
         edge_BD = (torch.arange(11) * part.response_length_B[:, None] + 9) // 10  # first token of each tenth: d l / 10, rounded up
         sums = explained_variance_sums(part.value_R, algorithm.monte_carlo_return(part), edge_BD.diff(dim=1).flatten())
-        sums_D5 += sums.view(-1, 10, 5).sum(0)
-    metrics.explained_variance("critic/explained_variance", sums_D5.sum(0))
-    for decile, sums in enumerate(sums_D5):
+        parts.append(sums.view(-1, 10, 5))
+    sums_BD5 = torch.cat(parts)
+    metrics.explained_variance("critic/explained_variance", sums_BD5.sum((0, 1)))
+    if (within := centred_sums(sums_BD5.sum(1), batch.group_B))[0] > 0:
+        metrics.explained_variance("critic/explained_variance_within_problems", within)
+    for decile, sums in enumerate(sums_BD5.sum(0)):
         if sums[0] > 0:
             metrics.explained_variance(f"critic/explained_variance_decile_{decile}", sums)

@@ -1,5 +1,6 @@
 """What a run without a terminal prints: what is loaded, the base policy's score, then a line for each RL step."""
 
+import io
 import logging
 import re
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tests.runs import run
 
+import vapo.callbacks.progress
 from vapo.callbacks.progress import Progress
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 
@@ -18,17 +21,33 @@ def test_the_lines_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     run(tmp_path, "data.benchmark_limit=3")
     lines = capsys.readouterr().out.splitlines()
     score, number = r"mini_aime avg@2 0\.\d{3}", r"\d+"
+    best = rf"{score} \(best 0\.\d{{3}}\)"
     expected = [
         r"loaded Qwen2ForCausalLM \(parameters: actor 0\.1 M, critic 0\.1 M\); benchmark mini_aime, 3 problems",
         "held-out rollouts: 1 of 8",
         "scoring the base policy: 1 of 6",
         rf"base policy: {score}  tokens/s {number}",
-        rf"value pretraining 1/3  accuracy .*tokens/s {number}  {score}",
-        rf"policy training 2/3  .*{score}",
-        rf"policy training 3/3  .*{score}",
+        rf"value pretraining 1/3  accuracy .*tokens/s {number}  {best}",
+        rf"policy training 2/3  .*{best}",
+        rf"policy training 3/3  .*{best}  ALARM zero_loss",
     ]
-    for line, pattern in zip(lines, expected, strict=False):
+    said = [line for line in lines if not line.startswith("ALARM")]
+    assert len(said) > len(lines) - 2 and len(said) >= len(expected)
+    for line, pattern in zip(said, expected, strict=False):
         assert re.fullmatch(pattern, line), line
+
+
+def test_the_live_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(vapo.callbacks.progress, "Console", lambda: Console(file=screen, force_terminal=True, width=140, height=40))
+    run(tmp_path, "data.benchmark_limit=3", "rollout.sampling.max_new_tokens=3")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    last = text[text.rindex("policy training") :]
+    number = r"[+-]?\d+(?:\.\d+)?"
+    labels = ("accuracy", "reward", "length", "entropy", "explained variance", "tokens/s", "mini_aime avg@2")
+    numbers = r"\s+".join(f"{label} {number}" for label in labels)
+    bar = r"policy training \S+ 3/3 \d:\d\d:\d\d left \d:\d\d:\d\d\s+"
+    assert re.match(rf"{bar}{numbers} \(best {number}\)\s+ALARM truncation, zero_loss", last), last
 
 
 def module_at(rl_step: int, phase: str) -> Any:

@@ -1,5 +1,6 @@
 """The self-test at the start finds what silently trained on a wrong policy before, and the alarm finds it later."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ def test_without_it_the_alarm_stops_the_run_after_the_first_policy_step(tmp_path
     assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().iloc[0] > 0.05
 
 
-def test_the_alarm_is_a_warning_where_the_engine_has_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_alarm_is_a_line_where_the_engine_has_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     setting = break_the_engines_mask(monkeypatch)
-    with pytest.warns(UserWarning, match=r"engine/logprob_gap_mean is .* set algorithm\.mismatch=truncate"):
-        run(tmp_path, setting, "callbacks.self_test=null", "rollout.engine.own_weights=true")
+    run(tmp_path, setting, "callbacks.self_test=null", "rollout.engine.own_weights=true")
+    assert re.search(r"ALARM at RL step 2: logprob_gap: .* set algorithm\.mismatch=truncate", capsys.readouterr().out)
+    assert metrics(tmp_path)["alarm/logprob_gap"].max() == 1
 
 
 def test_it_changes_no_number(tmp_path: Path) -> None:

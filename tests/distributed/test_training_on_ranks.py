@@ -60,6 +60,7 @@ def test_gradients_norms_and_metrics_do_not_depend_on_ranks(kind: str, ranks: in
     mine, theirs = metrics(folder), metrics(alone)
     assert list(mine) == list(theirs) and len(mine) == 4
     pd.testing.assert_frame_equal(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert (mine.loc[1:, ["critic/head_grad_norm", "critic/head_weight_norm"]] > 0.01).all(axis=None)  # whole, of sharded heads too
 
 
 def test_a_nan_on_one_rank_skips_the_update_on_all(tmp_path: Path) -> None:

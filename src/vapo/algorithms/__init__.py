@@ -33,6 +33,7 @@ from vapo.algorithms.policy_loss import positive_example_nll as positive_example
 from vapo.algorithms.rewards import outcome_reward as outcome_reward
 from vapo.algorithms.rewards import overlong_penalty as overlong_penalty
 from vapo.algorithms.rewards import terminal_reward as terminal_reward
+from vapo.algorithms.value_loss import centred_sums as centred_sums
 from vapo.algorithms.value_loss import explained_variance as explained_variance
 from vapo.algorithms.value_loss import explained_variance_sums as explained_variance_sums
 from vapo.algorithms.value_loss import value_loss as value_loss

@@ -116,6 +116,11 @@ class PolicyGradient:
         """Adds advantages, and value targets if there is a critic, to an annotated batch."""
         raise NotImplementedError
 
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """The least and the largest reward of a response."""
+        return (-2.0 if self.overlong_buffer > 0 else -1.0), 1.0
+
     def aggregate(self, x_BT: Tensor, mask_BT: Tensor, counts: Normalizers) -> Tensor:
         """This micro-batch's share of the minibatch mean that `loss_aggregation` selects (technique 5)."""
         if self.loss_aggregation == "token":

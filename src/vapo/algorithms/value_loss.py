@@ -42,6 +42,25 @@ def explained_variance_sums(value_R: Tensor, return_R: Tensor, segment_lengths: 
     return torch.stack([torch.segment_reduce(x_R, "sum", lengths=segment_lengths) for x_R in columns], -1)
 
 
+def centred_sums(sums_B5: Tensor, problem_B: Tensor) -> Tensor:
+    """The five sums after returns and values were centred per problem, over the problems with two responses or more: their
+    `explained_variance` says whether the critic tells the responses to one problem apart, not only hard problems from easy ones.
+
+        1 - Σₚ Σ (e - mean_p(e))² / Σₚ Σ (R - mean_p(R))²,    e = R - V, means over the tokens of problem p
+
+    Args:
+        sums_B5: the `explained_variance_sums` of each response.
+        problem_B: number of each response's problem, 0 or more.
+
+    Returns:
+        Sums of shape (5,); the first is 0 if no problem has two responses.
+    """
+    sums_P5 = torch.zeros(int(problem_B.max()) + 1, 5, dtype=torch.float64).index_add_(0, problem_B, sums_B5)
+    count, total, square, error, error_square = sums_P5[problem_B.bincount() > 1].unbind(-1)
+    zero = torch.zeros((), dtype=torch.float64)
+    return torch.stack([count.sum(), zero, (square - total**2 / count).sum(), zero, (error_square - error**2 / count).sum()])
+
+
 def explained_variance(sums: Tensor) -> Tensor:
     """How much of the variance of the Monte-Carlo return the critic explains (vapo.md A24).
 

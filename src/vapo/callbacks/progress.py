@@ -1,15 +1,18 @@
-"""A progress bar with accuracy, reward, length, entropy and speed; without a terminal, one line per RL step."""
+"""A live display of phase, step, score, the step's numbers, time left and alarms; without a terminal, one line per RL step."""
 
-import re
 import time
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning import Callback, Trainer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
+from vapo.analysis.curves import score_column
+from vapo.callbacks.health import Health
 from vapo.callbacks.value_pretraining import ValuePretraining
 from vapo.module import RLModule
 
@@ -17,18 +20,30 @@ QUIET_SECONDS = 10.0  # without a terminal: of a phase that takes longer, a line
 PHASES = {"evaluation": "scoring the policy", "heldout": "held-out rollouts", "rollout": "rollouts"}
 
 
+C = TypeVar("C", bound=Callback)
+
+
+class Display(RichProgress):
+    """A bar, below it the last step's numbers, what is being generated, and the alarms."""
+
+    numbers, watch, alarms = "", "", ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.numbers)
+        yield Text.assemble(self.watch, "  " if self.watch and self.alarms else "", (self.alarms, "bold red"))
+
+
 class Progress(Callback):
     """Shows what was loaded, the base policy's score, then the RL steps: value pretraining first, then policy training."""
 
     def __init__(self) -> None:
         self.console = Console()
-        self.bar: RichProgress | None = None
-        self.values, self.shown, self.last_line = "", "", 0.0  # the last step's values, the last phase, when a line was printed
+        self.bar: Display | None = None
+        self.shown, self.last_line = "", 0.0  # the last phase, when a line was printed
 
     def on_fit_start(self, trainer: Trainer, module: RLModule) -> None:
         """The networks are built: says what they are, and starts to show how many responses are there."""
-        pretraining = next((c.steps for c in trainer.callbacks if isinstance(c, ValuePretraining)), 0)  # type: ignore[attr-defined]
-        self.total = pretraining + module.policy_steps
         if not trainer.is_global_zero:
             return
         if self.console.is_terminal:
@@ -37,10 +52,11 @@ class Progress(Callback):
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[watch]}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
             )
-            self.bar = RichProgress(*columns, console=self.console)
-            self.task = self.bar.add_task("before training", total=self.total, completed=module.rl_step, watch="")
+            self.bar = Display(*columns, console=self.console, speed_estimate_period=3600.0)  # seconds; a step may take many
+            self.task = self.bar.add_task("before training", total=total_steps(trainer, module), completed=module.rl_step)
             self.bar.start()
         networks = [f"{n} {sum(p.numel() for p in x.network.parameters()) / 1e6:,.1f} M" for n, x in module.learners.items()]
         problems, name = len(module.datamodule.benchmark()), module.datamodule.source.benchmark_name
@@ -49,14 +65,14 @@ class Progress(Callback):
         module.sampler.watch = partial(self._generated, module)
 
     def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
-        seconds, score = module.clock.seconds.get("evaluation", 0.0), self._score(module)
+        seconds, score = module.clock.seconds.get("evaluation", 0.0), score_of(module)
         if trainer.is_global_zero and seconds > 0 and score:
             self._say(f"base policy: {score}  tokens/s {module.clock.tokens['evaluation'] / seconds:.0f}")
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
-        latest = module.latest
-        phase = "policy training" if module.policy_step else "value pretraining"
-        watch = "  ".join(
+        latest, health, total = module.latest, find(trainer, Health), total_steps(trainer, module)
+        phase = "policy training" if module.actor_trained else "actor held" if module.policy_step else "value pretraining"
+        numbers = "  ".join(
             f"{label} {latest[name]:{form}}"
             for label, name, form in (
                 ("accuracy", "response/accuracy", ".3f"),
@@ -68,11 +84,17 @@ class Progress(Callback):
             )
             if name in latest
         )
-        self.values = "  ".join(filter(None, (watch, self._score(module))))
+        best = f" (best {health.best_score:.3f})" if health is not None and health.best_score is not None else ""
+        alarms = f"ALARM {', '.join(health.active)}" if health is not None and health.active else ""
+        numbers = "  ".join(filter(None, (numbers, f"{score_of(module)}{best}".strip())))
         if self.bar is not None:
-            self.bar.update(self.task, description=phase, completed=module.rl_step, watch=self.values)
+            self.bar.numbers, self.bar.watch, self.bar.alarms = numbers, "", alarms
+            self.bar.update(self.task, description=phase, completed=module.rl_step, total=total)
         elif trainer.is_global_zero:
-            self._say(f"{phase} {module.rl_step}/{self.total}  {self.values}")
+            self._say("  ".join(filter(None, (f"{phase} {module.rl_step}/{total}", numbers, alarms))))
+
+    def on_train_end(self, trainer: Trainer, module: RLModule) -> None:
+        self.teardown(trainer, module, "fit")  # before others print their last lines
 
     def on_exception(self, trainer: Trainer, module: RLModule, exception: BaseException) -> None:
         self.teardown(trainer, module, "fit")  # otherwise the terminal stays without a cursor
@@ -90,7 +112,7 @@ class Progress(Callback):
             phase = phase.replace("the policy", "the base policy")
         text, now = f"{phase}: {done} of {total}", time.monotonic()
         if self.bar is not None:
-            self.bar.update(self.task, watch=f"{self.values}  {text}".strip())
+            self.bar.watch = text
         elif now - self.last_line > QUIET_SECONDS or (module.rl_step == 0 and phase not in (self.shown, "rollouts")):
             self.shown = phase
             self._say(text)
@@ -99,7 +121,20 @@ class Progress(Callback):
         self.last_line = time.monotonic()
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def _score(self, module: RLModule) -> str:
-        """The newest benchmark score, such as `mini_aime avg@32 0.113`; empty before the first."""
-        name = next((name for name in module.latest if re.search(r"/avg@\d+$", name)), None)
-        return "" if name is None else f"{module.datamodule.source.benchmark_name} {name.split('/')[1]} {module.latest[name]:.3f}"
+
+def find(trainer: Trainer, kind: type[C]) -> C | None:
+    """The trainer's callback of this class."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)  # type: ignore[attr-defined]
+
+
+def total_steps(trainer: Trainer, module: RLModule) -> int:
+    """RL steps at the end of the run, as far as is known: value pretraining may end early, and a held actor adds steps."""
+    pretraining = find(trainer, ValuePretraining)
+    frozen = 0 if pretraining is None or pretraining.done else pretraining.steps - pretraining.steps_done
+    return module.rl_step + frozen + module.policy_steps - module.policy_step
+
+
+def score_of(module: RLModule) -> str:
+    """The newest benchmark score, such as `mini_aime avg@32 0.113`; empty before the first of this process."""
+    name = score_column(module.latest)
+    return "" if name is None else f"{module.datamodule.source.benchmark_name} {name.split('/')[1]} {module.latest[name]:.3f}"

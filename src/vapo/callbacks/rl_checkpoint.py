@@ -71,15 +71,15 @@ class RLCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0
-        if module.rl_step % self.every_n_steps == 0 or module.is_last_step or going:
+        if module.rl_step % self.every_n_steps == 0 or trainer.should_stop or going:
             started = time.monotonic()
             with module.clock.phase("checkpoint"):
                 self._save(trainer, module)
-            self._warn_of_cost(started, module.is_last_step)
+            self._warn_of_cost(started, trainer.should_stop)
         writing = isinstance(trainer.strategy, FSDP2) and not trainer.strategy.saved()
-        if module.is_last_step or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
+        if trainer.should_stop or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
             self._finish(trainer)
-        if going and not module.is_last_step:
+        if going and not trainer.should_stop:
             if rank() == 0:
                 requeue()
             started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if one of these fails

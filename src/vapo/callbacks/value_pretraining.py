@@ -94,7 +94,7 @@ class ValuePretraining(Callback):
             self._finish(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
-        if not module.actor_frozen:
+        if self.done:
             return
         self.steps_done += 1
         explained = self._explained_variance(module)

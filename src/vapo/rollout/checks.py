@@ -1,6 +1,5 @@
 """Checks of the settings of rollouts and updates; errors say what to set."""
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,14 +75,11 @@ def check_engine(engine: "Engine", prefetch: bool, actor_is_sharded: bool) -> No
 
 
 def check_logprob_gap(metrics: dict[str, float], sampling: SamplingParams, engine: "Engine") -> None:
-    """An alarm: the engine samples from another policy than the trainer's. It stops the run where both share their weights, and is
-    a warning elsewhere. With top-p below 1 the two differ by design."""
+    """Raises ValueError if the engine samples from another policy than the trainer's although both share their weights; elsewhere
+    the callback Health has an alarm for it. With top-p below 1 the two differ by design."""
     gap = metrics.get("engine/logprob_gap_mean", 0.0)
-    if gap <= MAX_LOGPROB_GAP or sampling.top_p < 1:
-        return
-    message = f"engine/logprob_gap_mean is {gap:.2g} nats (rounding of bfloat16 explains about 0.03)"
-    if not engine.own_weights:
+    if gap > MAX_LOGPROB_GAP and sampling.top_p == 1 and not engine.own_weights:
         raise ValueError(
-            f"{message} although engine and trainer share their weights: set model.attention to sdpa or eager, or rollout=vllm"
+            f"engine/logprob_gap_mean is {gap:.2g} nats (rounding of bfloat16 explains about 0.03) although engine and trainer "
+            "share their weights: set model.attention to sdpa or eager, or rollout=vllm"
         )
-    warnings.warn(f"{message}: look at docs/metrics.md, or set algorithm.mismatch=truncate", stacklevel=2)

@@ -22,6 +22,7 @@ from vapo.metrics_csv import trim
 from vapo.models.ends import check_positions
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
+from vapo.run.naming import name_run
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
 from vapo.run.settings import check_algorithm
 from vapo.run.value_types import check_types
@@ -42,10 +43,12 @@ def train(config: DictConfig) -> dict[str, float]:
             raise ValueError(f"a resumed run goes on in its own folder, not in {folder}: resume one run at a time, without -m")
         name, config = config.checkpoint, resumed_config(config)
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", name)
-    elif (folder / CONFIG).exists():
-        if is_first_rank():  # it has just made the folder, when the others look
-            check_same_job(config, folder)
-        checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
+    else:
+        name_run(config)
+        if (folder / CONFIG).exists():
+            if is_first_rank():  # it has just made the folder, when the others look
+                check_same_job(config, folder)
+            checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
     check_types(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations

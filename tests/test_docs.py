@@ -16,9 +16,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
-from tests.analysis.test_sweep import write_run
 from tests.arms import table
-from tests.runs import CONFIGS, run
+from tests.runs import CONFIGS
 from tests.test_extending import FILES
 
 from vapo.analysis.sweep import load_sweep, summarize
@@ -85,21 +84,16 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "configs"
 
 
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What placeholders of a command stand for: a small run, a sweep, a file of answers."""
-    folder = tmp_path_factory.mktemp("examples")
-    run(folder / "run", "callbacks.aime_evaluation=null", "module.policy_steps=1")
-    write_run(folder / "sweep" / "experiment=vapo_full,seed=0", [0.1, 0.9], [100.0, 80.0])
-    (folder / "answers.jsonl").write_text('{"response": "Answer: 3", "gold": "3"}\n')
-    places = {"logs/train/runs/<time>": "run", "logs/train/multiruns/<time>": "sweep", "<run>": "run", "FILE": "answers.jsonl"}
-    return {placeholder: str(folder / name) for placeholder, name in places.items()}
+@pytest.fixture
+def examples(tiny_sweep: Path, tmp_path: Path) -> dict[str, Path]:
+    """What placeholders of a command stand for."""
+    run, answers = tiny_sweep / "experiment=vapo_full,seed=0", tmp_path / "answers.jsonl"
+    answers.write_text('{"response": "Answer: 3", "gold": "3"}\n')
+    return {"logs/train/runs/<time>": run, "logs/train/multiruns/<time>": tiny_sweep, "<run>": run, "FILE": answers}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command: str, overlay: Path, examples: dict[str, str], tmp_path: Path) -> None:
-    for placeholder, path in examples.items():
-        command = command.replace(placeholder, path)
+def test_command(command: str, overlay: Path, examples: dict[str, Path], tmp_path: Path) -> None:
     words = shlex.split(re.sub(r"<(.*?)>", r"\1", command))
     script = next((Path(word) for word in words if re.search(r"\w\.py$", word)), None)
     if module := re.match(r"python -m (\S+)", command):
@@ -109,9 +103,10 @@ def test_command(command: str, overlay: Path, examples: dict[str, str], tmp_path
     elif script.stem in HYDRA:
         compose_like(script.stem, words[words.index(str(script)) + 1 :], overlay)
     elif script.name in RUN and "--serve" not in words:
-        given = words[words.index(str(script)) + 1 :]
-        if "--out" in given:
-            given[given.index("--out") + 1] = str(tmp_path / "out")
+        for placeholder, path in examples.items():
+            command = command.replace(placeholder, str(path))
+        given = shlex.split(command.split(script.name)[1])
+        given += ["--out", str(tmp_path / "out.png")] * (script.name != "grade.py")  # the last one counts
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
         done = subprocess.run([sys.executable, f"src/{script.name}", *given], cwd=ROOT, env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
@@ -139,6 +134,36 @@ def test_python_on_a_page_is_run() -> None:
     blocks = [block for page in PAGES for block in re.findall(r"^```python\n# (\S+)?", page.read_text(), re.MULTILINE)]
     assert sum(page.read_text().count("```python") for page in PAGES) == len(blocks)
     assert set(blocks) <= set(FILES)
+
+
+@pytest.fixture(scope="module")
+def settings() -> set[str]:
+    """Every key of every composition, with the groups that it is in."""
+    register()
+    compositions = [["train", f"scale={scale}"] for scale in ("mini", "small_gpu", "paper")]
+    compositions += [["train", f"rollout={engine}"] for engine in ("vllm", "vllm_server")]
+    compositions += [["train", "data=reasoning_gym"], ["train", "model=made", "experiment=grpo"]]
+    compositions += [["eval"], ["plan"], ["pretrain"], ["serve"]]
+    found = set()
+    for name, *overrides in compositions:
+        with initialize_config_dir(config_dir=CONFIGS, version_base="1.3"):
+            found |= set(keys(OmegaConf.to_container(compose(name, overrides))))
+    return found
+
+
+def keys(node: object, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from keys(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "log.md"], ids=lambda page: page.stem)
+def test_settings_on_a_page_exist(page: Path, settings: set[str]) -> None:
+    """Code in the text such as `callbacks.rollout_log.max_rollouts=8`: its group and its key."""
+    groups = {key.split(".")[0] for key in settings if "." in key}
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    named = {key for key in re.findall(r"`\+?([a-z_]+(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", text) if key.split(".")[0] in groups}
+    assert {key for key in named - settings if not key.endswith((".py", ".yaml", ".csv", ".json"))} == set()
 
 
 VAPO = (ROOT / "docs/vapo.md").read_text()

@@ -1,8 +1,8 @@
 #!/bin/bash
-# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|main|added|fresh|extra
+# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|real|main|added|fresh|extra
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
-piece=${1:?say which piece: safe, baselines, main, added, fresh or extra}
+piece=${1:?say which piece: safe, baselines, real, main, added, fresh or extra}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
 failed=0
@@ -31,6 +31,10 @@ case $piece in
   baselines) # the default run and the four baselines; README's figure
     run experiment=vapo_full,ppo_vanilla,grpo,dapo,vc_ppo seed=400,401,402,403,404 \
       "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}.pt"
+    ;;
+  real) # a pretrained model, one run at a time on two threads: over an hour each (docs/real.md)
+    $python -m benchmarks.smollm2 logs/models/smollm2_135m &&
+      $python src/train.py -m experiment=vapo_full,ppo_vanilla,grpo scale=small_cpu seed=0,1,2 hydra.sweep.dir="$folder" || failed=1
     ;;
   main)
     train experiment=vapo_full seed=10,11,12,13,14
@@ -64,7 +68,7 @@ case $piece in
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
     train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
-  *) echo "no piece $piece: safe, baselines, main, added, fresh or extra" >&2; exit 1 ;;
+  *) echo "no piece $piece: safe, baselines, real, main, added, fresh or extra" >&2; exit 1 ;;
 esac
 $python src/report.py "$folder" --out docs/results/"$piece" || failed=1
 exit $failed

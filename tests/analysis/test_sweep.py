@@ -135,6 +135,9 @@ def test_share_of_dapos_updates(sweep):
     """DAPO ends at 0.5 after 40 updates; VAPO's mean passes 0.1, 0.6 (20 updates): 0.5 is reached at 16."""
     assert steps_share(load_sweep(sweep)) == pytest.approx(16 / 40)
     assert math.isnan(steps_share(load_sweep(sweep), arm="ppo_vanilla"))
+    curves = load_sweep(sweep)
+    started = curves[(curves["arm"] == "vapo_full") | (curves["policy_step"] == 0)]
+    assert math.isnan(steps_share(started)), "DAPO was scored at the start alone"
 
 
 def test_a_straight_line_is_smooth(sweep):

@@ -142,7 +142,7 @@ def steps_share(curves: pd.DataFrame, arm: str = "vapo_full", other: str = "dapo
     """
     scored = curves.dropna(subset=["score"]).sort_values("policy_step")
     means = {name: scored[scored["arm"] == name].groupby("policy_step")[["score", x]].mean() for name in (arm, other)}
-    if any(frame.empty for frame in means.values()):
+    if any(len(frame) < 2 for frame in means.values()):  # not scored yet, or at the start alone
         return float("nan")
     goal, end = means[other]["score"].iloc[-1], means[other][x].iloc[-1]
     score, at = means[arm]["score"].tolist(), means[arm][x].tolist()

@@ -45,6 +45,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("assets", lambda: str(PACKAGE / "assets"), replace=True)
     OmegaConf.register_new_resolver("offline", _offline, replace=True)
     OmegaConf.register_new_resolver("made_model", _made_model, replace=True)
+    OmegaConf.register_new_resolver("if_there", lambda folder, hub: folder if Path(folder).is_dir() else hub, replace=True)
     OmegaConf.register_new_resolver("tokens", lambda *parts: None if None in parts else sum(parts), replace=True)
     OmegaConf.register_new_resolver("least", min, replace=True)
     OmegaConf.register_new_resolver("engine_dtype", _engine_dtype, replace=True)

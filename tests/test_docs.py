@@ -192,13 +192,13 @@ def test_arms_are_what_the_configurations_say() -> None:
 
 
 def test_scores_of_the_verified_page_are_those_of_its_files() -> None:
-    checked = 0
-    for row in (ROOT / "docs/verified.md").read_text().splitlines():
+    checked, page = 0, (ROOT / "docs/verified.md").read_text()
+    for row in page.splitlines():
         if file := re.search(r"\((results/\w+/curves\.csv)\)", row):
             arms = summarize(load_sweep(ROOT / "docs" / file[1])).set_index("arm")
             for arm, last, half in re.findall(r"`([\w=]+)` (\d\.\d\d) ± (\d\.\d\d)", row):
-                assert (f"{arms.loc[arm, 'last']:.2f}", f"{arms.loc[arm, 'last_half']:.2f}") == (last, half), arm
+                assert (f"{arms.loc[arm, 'last']:.2f}", f"{arms.loc[arm, 'last_half']:.2f}") == (last, half), f"{arm} in {file[1]}"
                 checked += 1
             if lowest := re.search(r"lowest of (\d+) runs (\d\.\d\d)", row):
                 assert (str(arms["seeds"].sum()), f"{arms['lowest'].min():.2f}") == lowest.groups()
-    assert checked == 16
+    assert checked == page.count(" ± 0")  # every score has its file

@@ -18,6 +18,7 @@ def figures(notebook: nbformat.NotebookNode) -> int:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tiny_sweep, monkeypatch):
     monkeypatch.setenv("VAPO_SWEEP", str(tiny_sweep))
+    monkeypatch.setenv("VAPO_RUN", str(tiny_sweep / "experiment=vapo_full,seed=0"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))  # the kernel's, should another checkout be installed
     notebook = nbformat.read(path, as_version=4)
     kept = figures(notebook)

@@ -61,7 +61,7 @@ types: setup  ## check types (mypy)
 	$(BIN)/mypy
 
 docs: setup  ## build the site of docs/ into site/; any broken link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 	$(BIN)/python src/train.py experiment=vapo_full

@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -202,3 +203,14 @@ def test_scores_of_the_verified_page_are_those_of_its_files() -> None:
             if lowest := re.search(r"lowest of (\d+) runs (\d\.\d\d)", row):
                 assert (str(arms["seeds"].sum()), f"{arms['lowest'].min():.2f}") == lowest.groups()
     assert checked == page.count(" ± 0")  # every score has its file
+
+
+def test_the_site_is_not_built_with_a_broken_link(tmp_path: Path) -> None:
+    for name in ("docs", "README.md", "mkdocs.yml", "docs_hook.py"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    with (tmp_path / "docs" / "arms.md").open("a") as page:
+        page.write("[broken](nowhere.md), [too](#nowhere)\n")
+    (command,) = re.findall(r"^docs: .*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    command = command.replace("$(BIN)", str(Path(sys.executable).parent))
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "'nowhere.md'" in done.stderr and "'#nowhere'" in done.stderr

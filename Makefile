@@ -15,7 +15,7 @@ VLLM_PIP := .venv-vllm/bin/python -m pip install -q --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow vllm test-vllm lint types mini ablate real gpu-check clean
+.PHONY: help setup test test-slow vllm test-vllm lint types docs mini ablate real gpu-check clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ lint: setup  ## check style and formatting (ruff)
 types: setup  ## check types (mypy)
 	$(BIN)/mypy
 
+docs: setup  ## build the site of docs/ into site/; any broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 	$(BIN)/python src/train.py experiment=vapo_full
 
@@ -79,5 +82,5 @@ gpu-check: setup  ## on a machine with a GPU: self-test, gpu tests, mini, 0.5B a
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean:  ## remove caches and build outputs (keeps .venv and logs)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist site src/*.egg-info
 	find . -path ./.venv -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

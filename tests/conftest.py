@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from tests.completions import completion_of
+from tests.runs import run
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vapo.rollout.collate import collate
@@ -78,6 +79,16 @@ def rollouts():
     rng = random.Random(0)
     table = [(3, 5, 1, 0), (3, 1, 0, 0), (1, 9, 0, 1), (1, 2, 1, 1), (6, 4, 0, 2), (6, 7, 0, 2), (2, 3, 1, 3), (2, 3, 1, 3)]
     return [write_rollout(rng, p, r, correct, group, finished=r != 9) for p, r, correct, group in table]
+
+
+@pytest.fixture(scope="session")
+def tiny_sweep(tmp_path_factory):
+    """A multirun's folder: VAPO, PPO and GRPO, a run of seconds each, with rollouts of their last step."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for experiment in ("vapo_full", "ppo_vanilla", "grpo"):
+        run(folder / experiment, "data.source.max_operands=9", experiment=experiment)
+        (folder / experiment).rename(folder / f"experiment={experiment},seed=0")  # Hydra would want the = quoted
+    return folder
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def draw_panel(axis: Axes, curves: pd.DataFrame, arms: Sequence[str], column: st
         if arm.startswith("no_"):
             fade(axis, number)
     axis.set(title=TITLES.get(column, column), xlabel=X_LABELS[x])
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
 
 
@@ -100,6 +101,26 @@ def plot_columns(curves: pd.DataFrame, arms: Sequence[str], columns: Sequence[st
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
     axes[0].legend()
+    return figure
+
+
+def plot_dose(table: pd.DataFrame, key: str, base: float, arm: str = "vapo_full") -> Figure:
+    """Last score and area under the curve against the dose of one setting, with 95 % intervals over seeds.
+
+    Args:
+        table: of `summarize`; arms called `<arm>, <key>=<dose>`.
+        base: the dose of `arm` itself, whose name does not say it.
+    """
+    doses = {name: float(name.partition(f"{arm}, {key}=")[2]) for name in table["arm"] if name.startswith(f"{arm}, {key}=")}
+    shown = table.assign(dose=table["arm"].map(doses | {arm: base})).dropna(subset=["dose"]).sort_values("dose")
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for axis, (measure, title) in zip(
+        figure.subplots(1, 2), (("last", "last score"), ("area", "area under the curve")), strict=True
+    ):
+        axis.errorbar(shown["dose"], shown[measure], shown[f"{measure}_half"], marker="o", capsize=3)
+        axis.set(title=title, xlabel=key, xscale="log", xticks=shown["dose"], xticklabels=[f"{dose:g}" for dose in shown["dose"]])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
     return figure
 
 

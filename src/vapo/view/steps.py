@@ -101,7 +101,7 @@ def pack(file: Path, decoder: Callable[[], Callable[[int], str]], level: int = 6
     ids_R = pc.list_flatten(table["token_ids"]).to_numpy()
     distinct, index_R = np.unique(ids_R, return_inverse=True)
     texts = _characters(ids_R, lengths, rows["response"])
-    truth = [_truth(*row) if texts else None for row in zip(rows["prompt"], rows["reference"], rows["response"], strict=True)]
+    truth = [sums_truth(*row) if texts else None for row in zip(rows["prompt"], rows["reference"], rows["response"], strict=True)]
     decode = texts.__getitem__ if texts else decoder()
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(rows["prompt"]))}
     small = np.uint8 if len(distinct) <= 256 else np.uint16 if len(distinct) <= 65536 else np.uint32
@@ -163,7 +163,7 @@ def _characters(ids_R: NDArray[Any], lengths: Ints, responses: Sequence[str]) ->
     return {int(token): END for token in np.unique(ids_R)} | texts if len(texts) == len(pairs) else None
 
 
-def _truth(prompt: str, reference: str, response: str) -> tuple[list[tuple[int, int]], int | None] | None:
+def sums_truth(prompt: str, reference: str, response: str) -> tuple[list[tuple[int, int]], int | None] | None:
     """[token index, kind] of each result in a running sum's response, and the stated total's index; None for other tasks."""
     problems = _PROBLEM.findall(prompt)
     if len(problems) != 1 or str(answer(problems[0])) != reference:

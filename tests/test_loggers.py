@@ -16,7 +16,13 @@ from wandb.proto.wandb_internal_pb2 import Record
 from vapo.module import RLModule
 from vapo.run.naming import name_run
 
-BOTH = ("logger=[wandb,tensorboard]", "callbacks.samples.every_n_steps=1", "callbacks.samples.responses=5", "seed=3")
+BOTH = (
+    "logger=[wandb,tensorboard]",
+    "logger.wandb.offline=true",
+    "callbacks.samples.every_n_steps=1",
+    "callbacks.samples.responses=5",
+    "seed=3",
+)
 KEPT_ELSEWHERE = ("_", "trainer/", "samples", "training_curves")
 
 
@@ -149,7 +155,14 @@ def test_names_of_runs(tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_sweep_are_a_group(tmp_path: Path) -> None:
-    done = sweep(tmp_path / "my_sweep", "seed=0,1", "logger=wandb", "module.policy_steps=1", "~callbacks.export_hf")
+    done = sweep(
+        tmp_path / "my_sweep",
+        "seed=0,1",
+        "logger=wandb",
+        "logger.wandb.offline=true",
+        "module.policy_steps=1",
+        "~callbacks.export_hf",
+    )
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         (file,) = job(tmp_path / "my_sweep", seed=seed).glob("wandb/offline-run-*/run-*.wandb")

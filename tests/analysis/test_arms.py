@@ -51,6 +51,15 @@ def test_arms_of_one_name_are_told_apart_by_their_settings(tmp_path: Path) -> No
     }
 
 
+def test_arms_that_are_alike_in_what_is_shown_are_numbered(tmp_path: Path) -> None:
+    """As where runs of before a version, which lack its new settings, are drawn beside two of after it."""
+    write_run(tmp_path / "old", "vapo_full-mini", 0, 0.1, clip_high=None)
+    for last in (1, 2, 3):
+        write_run(tmp_path / f"new{last}", "vapo_full-mini", 0, 0.1, **{f"x{i}": i for i in range(3)}, y=last)
+    label = "vapo_full-mini, algorithm.clip_high=0.28, algorithm.x0=0, algorithm.x1=1, …"
+    assert set(load_arms([tmp_path])) == {"vapo_full-mini, algorithm.clip_high=None", label, f"{label} #2", f"{label} #3"}
+
+
 def test_a_curve_is_the_mean_over_seeds_with_a_band_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
     for seed, reward in enumerate((0.1, 0.2, 0.6)):
         write_run(tmp_path / f"a{seed}", "vapo_full-mini", seed, reward)

@@ -33,7 +33,7 @@ def replay(curves: pd.DataFrame) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("study", ["safe", "main", "fresh", "extra"])
+@pytest.mark.parametrize("study", ["safe", "baselines", "main", "fresh", "extra"])
 def test_no_healthy_run_of_the_studies_raises_one(study: str) -> None:
     curves = pd.read_csv(RESULTS / study / "curves.csv")
     healthy = curves[curves["arm"].str.startswith(("vapo_full", "instructions="))]

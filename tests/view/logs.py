@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 CODES = {character: 10 + i for i, character in enumerate("0123456789+-=;?A|:()")}
@@ -62,11 +62,12 @@ def write(folder: Path, rows: list[dict[str, Any]], step: int = 1) -> Path:
 
 def words(folder: Path, texts: list[str], length: int, status: str = "wrong") -> dict[str, Any]:
     """A response of `length` tokens that repeats `texts`; the run in `folder` gets a tokenizer that knows them."""
-    model = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, texts[0]))
-    )
+    tokenizer = Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, texts[0]))
+    # as in SentencePiece: ▁ is a blank, and the first one of a text is dropped
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    model = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     model.save_pretrained(folder / "model")
-    (folder / "model" / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "model" / "config.json").write_text('{"model_type": "mistral"}')
     (folder / "resolved.yaml").write_text(f"model:\n  path: {folder}/model\n")
     ids = [i % len(texts) for i in range(length)]
     made = row("A8", status, prompt="What is it?") | {

@@ -38,9 +38,7 @@ def test_it_opens_at_the_failure_and_says_where_and_whether_the_critic_saw_it(op
     assert "✗ wrong" in outcome and "answer 9" in outcome and "expected 8" in outcome and "reward −1.00" in outcome
     assert "λ 0.900, window 10 tokens" in outcome and "problem 1, response 2 of 4" in outcome
     # V falls at the first `?`, which is repaired: not where the solution goes wrong
-    assert finding.startswith(
-        "First slip at token 18: V −0.75 → −0.75, fall number 2 of its 3 results. The critic did not single it out."
-    )
+    assert finding.startswith("First slip at token 18: V −0.75 → −0.75, no fall. The critic did not single it out.")
     assert finding.endswith("1 slip repaired. V falls most at token 11: 0.25 → −0.75.")
     assert opened.all(".tokens .slip") == ["?"] and opened.all(".tokens .repaired") == ["?"]
     assert opened.js("return [...document.querySelectorAll('.tokens span')].findIndex((x) => x.classList.contains('slip'))") == 17
@@ -53,6 +51,15 @@ def test_a_critic_that_sees_the_slip(opened: Opened) -> None:
     assert "First slip at token 5: V 0.25 → −0.75, the largest fall at any of its 1 results. The critic saw it." in opened.text(
         ".finding"
     )
+
+
+def test_a_critic_that_does_not_see_the_last_slip(chromium: Any, tmp_path: Path) -> None:
+    """V is 0.9 throughout, so the largest fall is the reward's."""
+    blind = row("7-3=4;4+5=9;9+9=7;A7", "wrong", values=[0.9] * 21)
+    page = Opened(chromium, file(write_page([Log(write(tmp_path / "blind", [blind]))], tmp_path / "page.html")))
+    finding = page.text(".finding")
+    assert "First slip at token 17: V 0.90 → 0.90, no fall. The critic did not single it out." in finding
+    assert "V falls most at the end" in finding and "which the critic did not expect" in finding
 
 
 def test_colours_switch_and_those_that_were_not_logged_name_the_setting(opened: Opened) -> None:

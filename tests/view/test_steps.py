@@ -87,9 +87,9 @@ def test_an_old_log_of_an_algorithm_without_critic(tmp_path: Path) -> None:
 
 
 def test_other_tokens_are_read_by_the_runs_tokenizer(tmp_path: Path) -> None:
-    made = words(tmp_path, ["<unk>", "</script>", "ein", "\n"], 7)
+    made = words(tmp_path, ["<unk>", "</script>", "▁ein", "\n"], 7)
     header, arrays = packed(tmp_path, [made])
-    assert texts(header, arrays) == ["<unk></script>ein\n<unk></script>ein"] and header["rows"]["steps"] == [None]
+    assert texts(header, arrays) == ["<unk></script> ein\n<unk></script> ein"] and header["rows"]["steps"] == [None]
     (tmp_path / "resolved.yaml").unlink()
     with pytest.raises(ValueError, match="set --tokenizer to the model"):
         Log(tmp_path).pack(1)

@@ -49,7 +49,12 @@ def load_arms(paths: Iterable[Path | str]) -> dict[str, list[pd.DataFrame]]:
             name = str(config.get("run_name") or "run").removesuffix(f"-seed{config['seed']}")
             key = json.dumps([name, settings], sort_keys=True)
             found.setdefault(key, (name, settings, []))[2].append(load_metrics(run))
-    return {_label(name, settings, [(n, s) for n, s, _ in found.values()]): runs for name, settings, runs in found.values()}
+    named: dict[str, list[pd.DataFrame]] = {}
+    for name, settings, runs in found.values():
+        label = _label(name, settings, [(n, s) for n, s, _ in found.values()])
+        same = sum(known.partition(" #")[0] == label for known in named)  # alike in the settings that are shown
+        named[f"{label} #{same + 1}" if same else label] = runs
+    return named
 
 
 def _label(name: str, settings: dict[str, Any], arms: list[tuple[str, dict[str, Any]]]) -> str:

@@ -130,7 +130,7 @@ class Health(Callback):
         """Holds the actor, lets it go, or stops the run."""
         causes = [name for name in self.active if name in self.stop]
         if self.hold_actor and "explained_variance" in self.active:
-            if self.held_steps == self.max_held_steps:
+            if self.held_steps >= self.max_held_steps:
                 causes.append("explained_variance")
             else:
                 if self.held_steps == 0:

@@ -23,7 +23,7 @@ class RolloutLog(Callback):
 
     With `ratio_and_entropy` also per token, of the policy as it is after the step's updates: entropies in nats, and ratios of its
     probability of the token to `old_logprobs`, those that the updates started from, which are logged where the actor computed them
-    itself: what a step did to each token. Value pretraining leaves the policy as it is, so there are no ratios.
+    itself: what a step did to each token; to prefetched ones, it and the step before. A frozen actor has no ratios.
     """
 
     def __init__(self, folder: str, every_n_steps: int, max_rollouts: int | None, ratio_and_entropy: bool = False) -> None:
@@ -97,8 +97,8 @@ def chosen_rollouts(rollouts: Sequence[Rollout], most: int | None, seed: str) ->
 
 
 def after_updates(module: RLModule, batch: Batch) -> dict[str, Tensor]:
-    """entropies, and in policy training ratios, of the batch's response tokens under the policy as it is now; old_logprobs if they
-    are the actor's and not the engine's."""
+    """entropies, and where the actor trained ratios, of the batch's response tokens under the policy as it is now; old_logprobs
+    if they are the actor's and not the engine's."""
 
     def entropy(micro: MicroBatch) -> Tensor:
         entropy_R = module.actor(micro, module.sampling.temperature, with_entropy=True)[1]
@@ -107,7 +107,7 @@ def after_updates(module: RLModule, batch: Batch) -> dict[str, Tensor]:
 
     per_token, old = module.learners["actor"].per_token, batch.old_logprob_R
     columns = {"entropies": per_token(batch, entropy)}
-    if old is not None:
+    if old is not None and module.actor_trained:
         columns["ratios"] = (per_token(batch, lambda micro: module.actor(micro, module.sampling.temperature)[0]) - old).exp()
         assert module.batch is not None
         if module.batch.old_logprob_R is not module.batch.sampler_logprob_R:

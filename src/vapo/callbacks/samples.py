@@ -35,14 +35,15 @@ class Samples(Callback):
                 logger.log_hyperparams(config)
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
-        if module.rl_step % self.every_n_steps != 0 or not trainer.is_global_zero:
+        shown = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger | TensorBoardLogger)]
+        if module.rl_step % self.every_n_steps != 0 or not trainer.is_global_zero or not shown:
             return
         rows = self.table(module)
         columns, data = list(rows[0]), [list(row.values()) for row in rows]
-        for logger in trainer.loggers:
+        for logger in shown:
             if isinstance(logger, WandbLogger):
                 logger.log_table("samples", columns, data, step=module.rl_step)
-            elif isinstance(logger, TensorBoardLogger):
+            else:
                 cells = [columns, ["---"] * len(columns), *data]
                 logger.experiment.add_text(
                     "samples", "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in cells), module.rl_step

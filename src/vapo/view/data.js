@@ -174,7 +174,7 @@ function palette() { // the theme's colours, for canvases
   const read = (name) => style.getPropertyValue(name).trim();
   const solid = (name) => `rgb(${read(name)})`;
   return {low: read("--low"), high: read("--high"), ink: solid("--ink"), faint: solid("--faint"), line: solid("--line"),
-    slip: solid("--slip"), window: `rgb(${read("--faint")} / 0.16)`,
+    slip: solid("--slip"),
     of: (t) => `rgb(${read(t < 0 ? "--low" : "--high")} / ${(Math.abs(t) * 0.85).toFixed(2)})`};
 }
 

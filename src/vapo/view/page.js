@@ -183,10 +183,11 @@ async function look() { // what a live run has written meanwhile
   const reply = await fetch("index").catch(() => null);
   if (!reply || !reply.ok) return;
   const {runs} = await reply.json();
-  const before = JSON.stringify(state.runs[0].steps[state.at]), last = state.at === state.runs[0].steps.length - 1;
+  const shown = (all) => JSON.stringify(all.map((run) => run.steps.find(([step]) => step === now)));
+  const now = state.runs[0].steps[state.at][0], before = shown(state.runs), last = state.at === state.runs[0].steps.length - 1;
   state.runs = runs;
   if (byId("follow").checked && last && runs[0].steps.length - 1 !== state.at) return go(runs[0].steps.length - 1);
-  if (JSON.stringify(runs[0].steps[state.at]) !== before) return go(state.at);
+  if (shown(runs) !== before) return go(state.at);
   byId("step").max = runs[0].steps.length - 1;
 }
 if (listed.live) {

@@ -18,9 +18,10 @@ MOST_BYTES = 60_000_000  # of a page: a browser still opens it in a second or tw
 def index(logs: Sequence[Log], live: bool, steps: Sequence[int] | None = None) -> dict[str, Any]:
     """What the page must know before it reads a step: each run's name, and its steps with the time that their file was written."""
     logged = [log.files() for log in logs]
-    every = sorted(set().union(*logged))
-    if unknown := set(steps or ()) - set(every):
-        raise ValueError(f"no rollouts of step {min(unknown)}: set --steps to some of {', '.join(map(str, every))}")
+    if unknown := set(steps or ()) - set(logged[0]):
+        raise ValueError(
+            f"no rollouts of step {min(unknown)} in {logs[0].name}: set --steps to some of {', '.join(map(str, logged[0]))}"
+        )
     runs = [
         {
             "name": log.name,

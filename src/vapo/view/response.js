@@ -104,12 +104,13 @@ class Pane {
     if (fall === null) return [...said, `.${also}`];
     const results = row.steps.map(([at]) => at), drop = this.number("drop", slip);
     const rank = 1 + results.filter((at) => this.number("drop", at) > drop).length;
-    const seen = fall >= slip && fall < (results.find((at) => at > slip) || row.length);
+    // after the last token the reward takes V's place
+    const seen = fall >= slip && fall < (results.find((at) => at > slip) || row.length - 1);
     const when = fall === slip ? "" : ` ${tokens(fall - slip)} later`;
     const verdict = make("b", seen ? "seen" : "unseen", seen ? `The critic saw it${when}.` : "The critic did not single it out.");
     const change = `V ${digits(this.number("value", slip))} → ${digits(this.after(slip))}`;
-    const place = rank === 1 ? "the largest fall at any" : `fall number ${rank}`;
-    return [...said, `: ${change}, ${place} of its ${results.length} results. `, verdict, also];
+    const place = `${rank === 1 ? "the largest fall at any" : `fall number ${rank}`} of its ${results.length} results`;
+    return [...said, `: ${change}, ${drop > 0 ? place : "no fall"}. `, verdict, also];
   }
 
   falls(slip, fall) {

@@ -69,7 +69,9 @@ class Log:
             tokenizer = load_tokenizer(name)
         except OSError as error:
             raise ValueError(f"no tokenizer at {name}, for {file}: set --tokenizer to a folder or hub name") from error
-        return lambda token: str(tokenizer.decode([token]))
+        anchor = tokenizer.encode("a", add_special_tokens=False)  # without a token before it, some decoders drop a token's blank
+        start = len(tokenizer.decode(anchor))
+        return lambda token: str(tokenizer.decode([*anchor, token], clean_up_tokenization_spaces=False))[start:]
 
 
 def pack(file: Path, decoder: Callable[[], Callable[[int], str]], level: int = 6) -> bytes:

@@ -28,7 +28,7 @@ class Samples(Callback):
             )
         self.folder, self.every_n_steps, self.responses = Path(folder), every_n_steps, responses
 
-    def on_fit_start(self, trainer: Trainer, module: RLModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         if trainer.is_global_zero:
             config = yaml.safe_load((self.folder / "resolved.yaml").read_text())  # without secrets
             for logger in trainer.loggers:

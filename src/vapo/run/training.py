@@ -27,7 +27,7 @@ from vapo.run.launching import check_one_folder, check_sweep, is_first_rank, loc
 from vapo.run.naming import name_run
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
 from vapo.run.settings import check_algorithm
-from vapo.run.value_types import check_types
+from vapo.run.value_types import check_ranges, check_types
 
 LIMIT = "sampling.max_new_tokens"
 
@@ -59,6 +59,7 @@ def _train(config: DictConfig, folder: Path) -> dict[str, float]:
             checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
     check_types(config)
+    check_ranges(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
@@ -106,7 +107,10 @@ class Record(Callback):
 
 
 def chosen_callbacks(config: DictConfig) -> list[DictConfig]:
-    """The callbacks that are not null. Raises ValueError if one has lost its `_target_`, as `~callbacks` does to all."""
+    """The callbacks that are not null; with callbacks=null there are none. Raises ValueError if one has lost its `_target_`, as all
+    do with ~callbacks."""
+    if OmegaConf.select(config, "callbacks.none"):  # configs/callbacks/none.yaml
+        return []
     chosen = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
     for name, callback in chosen.items():
         if "_target_" not in callback:

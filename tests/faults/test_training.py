@@ -1,5 +1,5 @@
-"""Parts that fail in the middle of a run: it stops with the cause, the last checkpoint is intact, and the run resumed from it equals
-one in which nothing failed."""
+"""Parts that fail in the middle of a run: it stops with the cause, the last checkpoint is intact, and a run that is resumed from it
+equals one in which nothing failed."""
 
 import json
 from collections.abc import Callable

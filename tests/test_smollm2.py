@@ -5,7 +5,6 @@ from pathlib import Path
 import gguf
 import torch
 from benchmarks.smollm2 import convert
-from tests.runs import config_for
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -84,12 +83,3 @@ def test_a_converted_file_has_the_weights_tokens_and_ends_of_the_original(tmp_pa
     assert tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) == ["a", "ĠĠ", "1", "2"]  # each digit alone
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a<|im_end|>"
-
-
-def test_the_model_is_the_converted_copy_once_it_is_there(tmp_path: Path) -> None:
-    def path() -> str:
-        return config_for(tmp_path, "model=smollm2_135m", f"paths.root={tmp_path}", "data.source.template=x").model.path
-
-    assert path() == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    (tmp_path / "logs/models/smollm2_135m").mkdir(parents=True)
-    assert path() == str(tmp_path / "logs/models/smollm2_135m")

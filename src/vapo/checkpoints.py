@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,24 @@ def check_intact(path: Path, share: Callable[[int], slice] = lambda size: slice(
     if changed:
         raise ValueError(
             f"the checkpoint {path} is damaged ({', '.join(changed[:3])} changed since it was written): {remedy(path)}"
+        )
+
+
+def shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
+    """The shapes of a state dict's tensors."""
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(saved: dict[str, list[int]], here: dict[str, list[int]]) -> None:
+    """Raises ValueError if the networks in a checkpoint, as shapes by name, are not those of this run; names the first difference.
+    A checkpoint without networks fits: sharded ones are checked when they are read."""
+    differ = [name for name in sorted(saved.keys() | here.keys()) if saved.get(name) != here.get(name)]
+    if saved and differ:
+        name = differ[0]
+        raise ValueError(
+            f"the checkpoint has other networks than this configuration: {name} is {saved.get(name, 'missing')} in the checkpoint "
+            f"and {here.get(name, 'missing')} here ({len(differ)} tensors differ): set model.path, model.lora and algorithm as the "
+            "run was started with, or start a new run"
         )
 
 

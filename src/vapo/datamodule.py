@@ -1,11 +1,13 @@
 """Data module: an endless stream of prompts for group sampling, resumable from one number, the cursor."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vapo.data.dataset_prompts import DatasetPrompts
 from vapo.data.prompts import PromptSource
 from vapo.rollout.checks import check_groups
 from vapo.types import Prompt
@@ -58,6 +60,8 @@ class PromptDataModule(LightningDataModule):
             raise ValueError(f"data.benchmark_limit is {benchmark_limit}; set it to 1 or more problems, or null for all")
         self.benchmark_limit = benchmark_limit
         self.source, self.verifier, self.rollouts_per_step, self.seed = source, verifier, rollouts_per_step, seed
+        if isinstance(source, DatasetPrompts) and source.verifier is not None:
+            source.verifier = verifier  # made from the same settings: one pool of processes
         self.configured_group_size = group_size
         self.regroup(None)
         self.cursor = 0  # prompts consumed by finished RL steps
@@ -98,10 +102,20 @@ class PromptDataModule(LightningDataModule):
         return known() if known else max(len(prompt.token_ids) for prompt in self.benchmark())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cursor": self.cursor}
+        return {"cursor": self.cursor} | self._fingerprint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError if the problems are not those of the run: the cursor would point to others."""
+        if "problems" in state_dict and state_dict["problems"] != self._fingerprint.get("problems"):
+            raise ValueError(
+                "the problems, their answers or the template have changed since the checkpoint was written: put the files of "
+                "data.path, data.benchmark_path and data.source.template back, or start a new run from this one's export"
+            )
         self.cursor = state_dict["cursor"]
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, str]:
+        return {"problems": self.source.fingerprint()} if isinstance(self.source, DatasetPrompts) else {}
 
 
 class _Prompts(Dataset[Prompt]):

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from vapo.algorithms import ActorCritic, Normalizers, PolicyGradient
+from vapo.checkpoints import check_shapes, shapes
 from vapo.datamodule import PromptDataModule
 from vapo.distributed.sharding import Sharding, is_sharded
 from vapo.learner import Learner, check_precision
@@ -135,8 +136,7 @@ class RLModule(LightningModule):
             passes["value_R"] = lambda: run["critic"](batch, self.critic)
         if self.algorithm.needs_reference:
             passes["reference_logprob_R"] = lambda: run["reference"](batch, lambda micro: self.reference(micro, temperature)[0])
-        # Stale rollouts: only the engine knows what it sampled from.
-        if self.staleness > 0 or (self.engine_is_actor and not self.actor_frozen):
+        if self.staleness > 0 or (self.engine_is_actor and not self.actor_frozen):  # only the engine knows what stale ones are from
             batch = batch.replace(old_logprob_R=batch.sampler_logprob_R)
         elif not self.actor_frozen:
             passes["old_logprob_R"] = lambda: run["actor"](batch, lambda micro: self.actor(micro, temperature)[0])
@@ -295,6 +295,6 @@ class RLModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["vapo"]
-        for name in COUNTERS:
-            setattr(self, name, saved[name])
+        check_shapes(shapes(checkpoint.get("state_dict", {})), shapes(self.state_dict()))
+        vars(self).update({name: saved[name] for name in COUNTERS})
         self.sampler.load_state_dict(saved.get("prefetched", saved.get("ahead")))  # older checkpoints say `ahead`

@@ -1,5 +1,7 @@
 """The report's numbers, from hand-made metrics files whose answers are known."""
 
+import itertools
+import json
 import math
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from vapo.analysis.report import markdown_table, write_report
 from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarize
 from vapo.analysis.sweep_figures import plot_columns, plot_dose, smoothness, steps_share
+from vapo.run.resolvers import job_folder
 
 BENCHMARK = "mini_aime_t1_p0.7"
 
@@ -49,11 +52,30 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_arms_are_what_the_folder_names_say():
-    assert arm_and_seed("experiment=dapo,seed=3") == ("dapo", 3)
-    assert arm_and_seed("ablation=no_clip_higher,experiment=dapo,seed=3") == ("dapo, no_clip_higher", 3)  # not VAPO's
-    assert arm_and_seed("ablation=no_clip_higher,seed=3") == ("no_clip_higher", 3)
-    assert arm_and_seed("2026-11-21_08-00-00") == ("2026-11-21_08-00-00", 0)
+def test_arms_are_what_the_overrides_say():
+    assert arm_and_seed(["experiment=dapo", "seed=3"]) == ("dapo", 3)
+    assert arm_and_seed(["ablation=no_clip_higher", "experiment=dapo", "seed=3"]) == ("dapo, no_clip_higher", 3)  # not VAPO's
+    assert arm_and_seed(["ablation=no_clip_higher", "seed=3"]) == ("no_clip_higher", 3)
+    assert arm_and_seed([]) == ("", 0)
+
+
+def test_a_sweep_over_paths_and_lists_has_an_arm_for_each(tmp_path):
+    """The record says what was varied; the folders' names are only names."""
+    paths = ["/x/A/base", "/x/B/base"]
+    for number, (path, tags, seed) in enumerate(itertools.product(paths, ["[x,y]", "[x,z]"], (1, 2))):
+        varied = [f"model.path={path}", f"algorithm.list={tags}", f"seed={seed}", f"threads={number}"]
+        folder = tmp_path / job_folder(",".join(varied))
+        assert folder.parent == tmp_path
+        write_run(folder, [0.1, 0.2], [9.0, 9.0])
+        (folder / "record.json").write_text(json.dumps([{"overrides": ["experiment=vapo_full", *varied]}, {"overrides": []}]))
+    counts = load_sweep(tmp_path).groupby("arm")["seed"].unique().map(list).to_dict()
+    expected = [f"vapo_full, model.path={path}, algorithm.list={tags}" for path in paths for tags in ("[x,y]", "[x,z]")]
+    assert counts == {arm: [1, 2] for arm in expected}
+
+
+def test_long_names_stay_different_and_below_the_limit_of_a_file_system():
+    names = {job_folder(f"model.path={'x' * 300}{seed}") for seed in range(3)}
+    assert len(names) == 3 and all(len(name.encode()) < 255 for name in names)
 
 
 def test_what_all_runs_share_names_none(tmp_path):

@@ -59,3 +59,20 @@ def test_an_exported_critic_is_the_critic_and_a_token_classifier(base, rank, bat
     prompt, response = rollouts[0].prompt.token_ids, rollouts[0].completion.token_ids
     scores_L = plain(input_ids=torch.tensor([[*prompt, *response]])).logits[0, :, 0]
     assert_close(value_T, scores_L[len(prompt) - 1 : -1], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("targets", "tied"), [(["embed_tokens"], False), (["q_proj"], True)])
+def test_a_tied_embedding_with_an_adapter_is_exported_untied(targets, tied, batch, tmp_path):
+    model = spread(FAMILIES["qwen2_gqa"]())
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "base")
+    actor = Actor.from_pretrained(str(tmp_path / "base"), LoadOptions(lora=LoRA(rank=2, target_modules=targets)))
+    assert actor.language_model.config.tie_word_embeddings
+    move(actor)
+    (micro,) = micro_batches(batch, 1000)
+    export_actor(actor, tmp_path / "actor")
+    loaded = Actor.from_pretrained(str(tmp_path / "actor"))
+    assert_close(loaded(micro)[0], actor(micro)[0], rtol=0, atol=1e-5)
+    assert loaded.language_model.config.tie_word_embeddings is tied

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.completions import completion_of
@@ -22,7 +24,7 @@ class ScriptedEngine:
 
     def generate(self, requests, sampling, on_finish):
         self.requests, self.sampling = list(requests), sampling
-        completions = [self.completions[i % len(self.completions)] for i in range(len(requests))]
+        completions = [replace(self.completions[i % len(self.completions)]) for i in range(len(requests))]
         for i, completion in reversed(list(enumerate(completions))):  # in an order of its own
             on_finish(i, completion)
         return completions

@@ -45,7 +45,7 @@ def load_arms(paths: Iterable[Path | str]) -> dict[str, list[pd.DataFrame]]:
             raise FileNotFoundError(f"no metrics.csv under {path}: give folders of runs, such as logs/train/runs/<time>")
         for run in runs:
             config = yaml.safe_load((run / "config.yaml").read_text())  # unresolved: a setting that follows from another is none
-            settings = {key: value for key, value in _leaves(config) if not _within(key, SAME_ARM)}
+            settings = {key: value for key, value in _leaves(config) if not within(key, SAME_ARM)}
             name = str(config.get("run_name") or "run").removesuffix(f"-seed{config['seed']}")
             key = json.dumps([name, settings], sort_keys=True)
             found.setdefault(key, (name, settings, []))[2].append(load_metrics(run))
@@ -72,5 +72,5 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _within(key: str, parts: Iterable[str]) -> bool:
+def within(key: str, parts: Iterable[str]) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)

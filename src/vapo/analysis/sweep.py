@@ -1,6 +1,8 @@
 """Loads the runs of a sweep into one table of curves, and summarizes each arm with intervals over seeds."""
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pandas as pd
 from scipy.integrate import trapezoid
 from scipy.stats import sem, spearmanr, t
 
+from vapo.analysis.arms import SAME_ARM, within
 from vapo.analysis.curves import load_metrics, score_column
 
 PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
@@ -43,19 +46,28 @@ COLUMNS = {  # columns kept of a run: name in metrics.csv -> short name
 }
 
 
-def arm_and_seed(folder: str, common: frozenset[str] = frozenset()) -> tuple[str, int]:
-    """The overrides that name a sweep's job, and its seed, from its folder's name; `common` overrides are left out.
+def overrides_of(run: Path) -> list[str]:
+    """What a run's command set, from its record; runs before December 2026 have it only in their folder's name. Settings that make
+    no other arm are left out."""
+    record = run / "record.json"
+    first = json.loads(record.read_text())[0] if record.exists() else {}
+    found = first["overrides"] if "overrides" in first else [part for part in run.name.split(",") if "=" in part]
+    return [part for part in found if part.startswith("seed=") or not within(part.lstrip("+~").partition("=")[0], SAME_ARM)]
 
-    >>> arm_and_seed("ablation=no_clip_higher,experiment=vapo_full,seed=2")
+
+def arm_and_seed(overrides: Sequence[str]) -> tuple[str, int]:
+    """What a run is called by its overrides, and its seed.
+
+    >>> arm_and_seed(["ablation=no_clip_higher", "experiment=vapo_full", "seed=2"])
     ('no_clip_higher', 2)
-    >>> arm_and_seed("ablation=none,experiment=vapo_full,model.critic.head_init=zero,seed=0")
+    >>> arm_and_seed(["ablation=none", "experiment=vapo_full", "model.critic.head_init=zero", "seed=0"])
     ('vapo_full, model.critic.head_init=zero', 0)
     """
-    overrides = dict(part.split("=", 1) for part in folder.split(",") if "=" in part and part not in common)
-    seed = int(overrides.pop("seed", 0))
-    ablation, experiment = overrides.pop("ablation", "none"), overrides.pop("experiment", None)
+    values = dict(part.partition("=")[::2] for part in overrides)
+    seed = int(values.pop("seed", 0))
+    ablation, experiment = values.pop("ablation", "none"), values.pop("experiment", None)
     names = [experiment] if ablation == "none" else [ablation] if experiment == "vapo_full" else [experiment, ablation]
-    return ", ".join([*(name for name in names if name), *(f"{key}={value}" for key, value in overrides.items())]) or folder, seed
+    return ", ".join([*filter(None, names), *(f"{key}={value}" if value else key for key, value in values.items())]), seed
 
 
 def load_sweep(folder: Path | str) -> pd.DataFrame:
@@ -71,11 +83,12 @@ def load_sweep(folder: Path | str) -> pd.DataFrame:
     if folder.suffix == ".csv":
         return pd.read_csv(folder)
     runs, paths = [], sorted(folder.rglob("metrics.csv"))
-    settings = [{part for part in path.parent.name.split(",") if not part.startswith(NAMES)} for path in paths]
-    common = frozenset(set.intersection(*settings)) if len(settings) > 1 else frozenset()
-    for path in paths:
+    settings = [overrides_of(path.parent) for path in paths]
+    common = set.intersection(*map(set, settings)) if settings else set()
+    for path, overrides in zip(paths, settings, strict=True):
         metrics = load_metrics(path.parent)
-        arm, seed = arm_and_seed(path.parent.name, common)
+        arm, seed = arm_and_seed([part for part in overrides if part.startswith(NAMES) or part not in common])
+        arm = arm or path.parent.name
         kept = metrics[["rl_step", *(name for name in COLUMNS if name in metrics)]].rename(columns=COLUMNS)
         score = score_column(metrics)
         if score is not None:

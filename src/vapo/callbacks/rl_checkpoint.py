@@ -1,5 +1,5 @@
 """Writes atomic checkpoints every few RL steps: a killed run loses at most `every_n_steps` steps, and one that is asked to stop
-(SIGTERM, SLURM preemption) loses none."""
+(SIGTERM, SLURM preemption, Ctrl-C) loses none."""
 
 import logging
 import os
@@ -8,11 +8,15 @@ import signal
 import subprocess
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from vapo.checkpoints import checkpoint_name, digest_files, publish, random_state, remove, restore_random_state, saved_checkpoints
 from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, rank, rank_slice, sum_over_ranks, world_size
@@ -20,7 +24,17 @@ from vapo.distributed.strategy import FSDP2
 from vapo.module import RLModule
 
 COSTLY_SHARE, COSTLY_GIB = 0.1, 1.0  # above both, a warning
+SAVING = "\nstopping after this RL step, with a checkpoint; Ctrl-C again stops at once, without\n"
 log = logging.getLogger(__name__)
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes a checkpoint where it is to be: Lightning makes a copy in memory, and another one in the temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:  # not by torch, whose error would not say that the disk is full
+            torch.save(checkpoint, file)
 
 
 class RLCheckpoint(Callback):
@@ -38,7 +52,7 @@ class RLCheckpoint(Callback):
                 f"checkpoint every_n_steps is {every_n_steps}, keep {keep}; set both callbacks.rl_checkpoint values to 1 or more"
             )
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
-        self._asked_to_go = False
+        self._asked_to_go = 0  # by this signal
         self._last_save = time.monotonic()
         self._unfinished: str | None = None  # name of the checkpoint that is being written
         self._random_state: dict[str, Any] | None = None  # this rank's state from a checkpoint, until the first step
@@ -46,16 +60,22 @@ class RLCheckpoint(Callback):
     def setup(self, trainer: Trainer, module: RLModule, stage: str) -> None:
         """Replaces Lightning's handlers of SIGTERM and SIGUSR1 as soon as they are registered: they would save in the middle of a
         step, and broadcast in the middle of another collective, such as in the evaluation before the first step."""
+        if not isinstance(trainer.strategy, FSDP2):
+            trainer.strategy.checkpoint_io = InPlace()
 
         def go(number: int, frame: object) -> None:
-            self._asked_to_go = True
-            if trainer.strategy.launcher is not None:
-                trainer.strategy.launcher.kill(number)  # type: ignore[arg-type]  # to the ranks that this process started
+            self._asked_to_go = number
+            if number == signal.SIGINT:
+                signal.signal(number, signal.default_int_handler)
+                os.write(2, SAVING.encode() if rank() == 0 else b"")
+            if trainer.strategy.launcher is not None:  # to the ranks that this process started; the terminal sends them a Ctrl-C
+                trainer.strategy.launcher.kill(signal.SIGTERM)
 
         def register() -> None:
             lightnings()
-            for name in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(name, go)
+            for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                if signal.getsignal(name) != signal.SIG_IGN:  # as `nohup` and `&` set it
+                    signal.signal(name, go)
 
         lightnings = trainer._signal_connector.register_signal_handlers  # its teardown restores the handlers from before
         trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
@@ -70,7 +90,7 @@ class RLCheckpoint(Callback):
             log.log(logging.INFO if free > gib * (self.keep + 1) else logging.WARNING, f"checkpoints take {room}")
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
-        going = sum_over_ranks(torch.tensor(float(self._asked_to_go))) > 0
+        going = sum_over_ranks(torch.tensor(float(self._asked_to_go > 0))) > 0
         if module.rl_step % self.every_n_steps == 0 or trainer.should_stop or going:
             started = time.monotonic()
             with module.clock.phase("checkpoint"):
@@ -80,10 +100,10 @@ class RLCheckpoint(Callback):
         if trainer.should_stop or going or sum_over_ranks(torch.tensor(float(writing))) == 0:
             self._finish(trainer)
         if going and not trainer.should_stop:
-            if rank() == 0:
+            if rank() == 0 and self._asked_to_go != signal.SIGINT:
                 requeue()
             started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if one of these fails
-            raise SystemExit(0 if started_here else 128 + signal.SIGTERM)
+            raise SystemExit(0 if started_here else 128 + (self._asked_to_go or signal.SIGTERM))
 
     def on_save_checkpoint(self, trainer: Trainer, module: RLModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["random_states"] = gather_lists([random_state()])
@@ -101,6 +121,12 @@ class RLCheckpoint(Callback):
         self._finish(trainer)
         module.sampler.prefetched.check()  # raise generation errors here, or they would be reported as a failed save
         name = checkpoint_name(module.rl_step)
+        with raise_on_all_ranks():
+            if broken := not_finite(module):
+                raise FloatingPointError(
+                    f"{broken} is not finite after RL step {module.rl_step}, which is not saved: resume with a lower "
+                    f"learning rate; {self._newest()}"
+                )
         partial = self.folder / f"{name}.partial"
         if rank() == 0:
             remove(partial)
@@ -145,10 +171,24 @@ class RLCheckpoint(Callback):
             raise self._failed(name, error) from error
 
     def _failed(self, name: str, error: Exception) -> OSError:
-        saved = [path.name for path in saved_checkpoints(self.folder)]
-        remedy = f"then resume: {saved[-1]} is intact" if saved else "then start again: there is no earlier one"
+        if rank() == 0:
+            with suppress(OSError):
+                remove(self.folder / f"{name}.partial")
         reason = " ".join(str(error).split())[:200]
-        return OSError(f"checkpoint {name} could not be written to {self.folder} ({reason}): make room or fix it, {remedy}")
+        return OSError(
+            f"checkpoint {name} could not be written to {self.folder} ({reason}): make room or fix it, then resume; "
+            f"{self._newest()}"
+        )
+
+    def _newest(self) -> str:
+        saved = saved_checkpoints(self.folder)
+        return f"{saved[-1].name} is intact" if saved else "there is no earlier one"
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """The name of a parameter of which this rank's part has a NaN or an infinity."""
+    parts = ((name, p.to_local() if isinstance(p, DTensor) else p) for name, p in module.named_parameters())
+    return next((name for name, part in parts if not part.isfinite().all()), None)
 
 
 def requeue() -> None:

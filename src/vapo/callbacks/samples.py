@@ -28,11 +28,14 @@ class Samples(Callback):
             )
         self.folder, self.every_n_steps, self.responses = Path(folder), every_n_steps, responses
 
-    def on_fit_start(self, trainer: Trainer, module: RLModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         if trainer.is_global_zero:
             config = yaml.safe_load((self.folder / "resolved.yaml").read_text())  # without secrets
             for logger in trainer.loggers:
                 logger.log_hyperparams(config)
+                if isinstance(logger, TensorBoardLogger):  # Lightning has written the file, empty, and writes it only once
+                    (Path(logger.log_dir) / logger.NAME_HPARAMS_FILE).unlink(missing_ok=True)
+                    logger.save()
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         shown = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger | TensorBoardLogger)]

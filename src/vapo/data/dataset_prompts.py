@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from vapo.data.problem_sets import Loaded, Problem, ProblemSet
+from vapo.data.prompts import digest
 from vapo.data.templates import Template
 from vapo.types import Prompt
 from vapo.verifiers.base import Verifier
@@ -75,6 +76,10 @@ class DatasetPrompts:
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt, of training or benchmark."""
         return max(len(prompt.token_ids) for prompt in (*self._split[0], *self._training, *self._benchmark))
+
+    def fingerprint(self) -> str:
+        """Of all problems and answers, in training, set aside or scored."""
+        return digest([*self._split[0], *self._training, *self._benchmark])
 
     def describe(self) -> dict[str, str | int]:
         return {

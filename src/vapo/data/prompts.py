@@ -1,5 +1,7 @@
 """Sources of prompts: the interface, and running sums."""
 
+import hashlib
+from collections.abc import Iterable
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -7,6 +9,11 @@ from transformers import PreTrainedTokenizerBase
 from vapo.data.sums import mini_aime, problem_at
 from vapo.types import Prompt
 from vapo.verifiers.sums import Step, answer, trace
+
+
+def digest(prompts: Iterable[Prompt]) -> str:
+    """Changes with any problem, answer, or their order; not with a date in the chat format."""
+    return hashlib.sha256(repr([(prompt.key or prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
 
 
 class PromptSource(Protocol):

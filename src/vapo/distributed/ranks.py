@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+RUN_ID = "VAPO_RUN_ID"  # environment variable, the same on all ranks of a run
 
 
 def rank() -> int:

@@ -1,5 +1,6 @@
 """DDP and FSDP2 strategies for Lightning, with collectives on CPU and GPU and exact sharded checkpoints."""
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
@@ -18,8 +19,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from vapo.checkpoints import REST, check_intact
-from vapo.distributed.ranks import raise_on_all_ranks, rank_slice
+from vapo.checkpoints import REST, check_intact, check_shapes, shapes
+from vapo.distributed.ranks import RUN_ID, raise_on_all_ranks, rank_slice
 
 
 def backend(device: torch.device) -> str:
@@ -27,12 +28,45 @@ def backend(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
+def join(strategy: ParallelStrategy, timeout: timedelta) -> None:
+    """Makes the process group before Lightning would. Ranks find each other under their run's id: one that another run has left
+    behind at this port cannot join."""
+    assert strategy.cluster_environment is not None and strategy.accelerator is not None
+    strategy.accelerator.setup_device(strategy.root_device)
+    environment, device = strategy.cluster_environment, strategy.root_device
+    names = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
+    os.environ |= names
+    number, size = environment.global_rank(), environment.world_size()
+    try:
+        store, _, _ = next(dist.rendezvous("env://", number, size, timeout=timeout))
+        store.set_timeout(timeout)
+        dist.init_process_group(
+            backend(device),
+            store=dist.PrefixStore(os.environ.get(RUN_ID, ""), store),
+            rank=number,
+            world_size=size,
+            timeout=timeout,
+            device_id=None if device.type == "cpu" else device,
+        )
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        address = ":".join(names.values())
+        raise OSError(
+            f"the ranks cannot meet at {address} ({str(error).splitlines()[0][:200]}): set MASTER_PORT to a free port"
+        ) from error
+
+
 class DDP(DDPStrategy):
     """Each rank holds whole networks (`trainer=ddp`)."""
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         # actor and critic have separate backward passes, in which the other's parameters are unused
-        super().__init__(find_unused_parameters=True, timeout=timedelta(minutes=timeout_minutes))
+        self.patience = timedelta(minutes=timeout_minutes)
+        super().__init__(find_unused_parameters=True, timeout=self.patience)
+
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        join(self, self.patience)
+        super().setup_distributed()
 
     def _get_process_group_backend(self) -> str:
         return backend(self.root_device)
@@ -48,7 +82,8 @@ class FSDP2(ModelParallelStrategy):
             timeout_minutes: timeout of collectives; it ends the run, because another rank is gone.
             asynchronous_checkpoints: training continues while a checkpoint is written; costs a copy of the state in CPU memory.
         """
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timedelta(minutes=timeout_minutes))
+        self.patience = timedelta(minutes=timeout_minutes)
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=self.patience)
         self.asynchronous_checkpoints = asynchronous_checkpoints
         self._writing: Future[Any] | None = None
         self._writers: dist.ProcessGroup | None = None  # a separate group: collectives of two threads must not mix
@@ -57,6 +92,8 @@ class FSDP2(ModelParallelStrategy):
         return backend(self.root_device)
 
     def _setup_distributed(self) -> None:
+        self.set_world_ranks()
+        join(self, self.patience)
         super()._setup_distributed()
         self._data_parallel_size = self.world_size
 
@@ -114,6 +151,13 @@ class FSDP2(ModelParallelStrategy):
             check_intact(path, rank_slice)
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=weights_only)
         state: dict[str, Any] = {"model": self.lightning_module.state_dict()}
+        saved = FileSystemReader(path).read_metadata().state_dict_metadata
+        sizes = {
+            name.removeprefix("model."): list(entry.size)
+            for name, entry in saved.items()
+            if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+        }
+        check_shapes(sizes, shapes(state["model"]))
         for i, optimizer in enumerate(self.optimizers):
             state[f"optimizer_{i}"] = _memory_for(f"optimizer_{i}", optimizer, path)
         dcp.load({name: part for name, part in state.items() if part}, checkpoint_id=path)

@@ -39,7 +39,16 @@ def export_actor(actor: Actor, folder: Path) -> None:
     model = actor.language_model
     state = _on_first_rank(merged_weights(model))
     if rank() == 0:
+        config, tied = model.config.get_text_config(), model.config.get_text_config().tie_word_embeddings
+        head, embedding = (_name_of(model, layer) for layer in (model.get_output_embeddings(), model.get_input_embeddings()))
+        config.tie_word_embeddings = tied and torch.equal(state[head], state[embedding])  # an adapter is on one of the two
         model.save_pretrained(folder, state_dict=state)
+        config.tie_word_embeddings = tied
+
+
+def _name_of(model: nn.Module, layer: nn.Module) -> str:
+    """Of a layer's weight in `merged_weights`."""
+    return next(f"{name}.weight" for name, module in model.named_modules(remove_duplicate=False) if module is layer)
 
 
 def export_critic(critic: Critic, folder: Path) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vapo.algorithms import PolicyGradient
-from vapo.types import SamplingParams
+from vapo.types import Completion, SamplingParams
 
 if TYPE_CHECKING:
     from vapo.rollout.engine import Engine  # imports transformers, and settings are checked before
@@ -72,6 +74,21 @@ def check_engine(engine: "Engine", prefetch: bool, actor_is_sharded: bool) -> No
         raise ValueError(
             "rollout.prefetch=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
         )
+
+
+def check_completions(completions: Sequence[Completion], requests: int, limit: int) -> None:
+    """Raises ValueError unless an engine returned a completion of its own for each request, of 1 to `limit` tokens with a finite
+    log-probability for each: one wrong place would give a response another problem's reward."""
+    faults = [f"{len(completions)} completions for {requests} requests"] * (len(completions) != requests)
+    faults += ["the same completion for two requests"] * (len({id(completion) for completion in completions}) < len(completions))
+    for i, completion in enumerate(completions):
+        tokens, logprobs = len(completion.token_ids), completion.logprobs
+        if not 0 < tokens <= limit or len(logprobs) != tokens:
+            faults.append(f"completion {i} with {tokens} tokens and {len(logprobs)} log-probabilities, of 1 to {limit}")
+        elif not np.isfinite(logprobs).all():
+            faults.append(f"completion {i} with a log-probability that is not finite; the actor's weights may not be either")
+    if faults:
+        raise ValueError(f"the engine returned {faults[0]}: a fault of rollout.engine; resume from the last checkpoint")
 
 
 def check_logprob_gap(metrics: dict[str, float], sampling: SamplingParams, engine: "Engine") -> None:

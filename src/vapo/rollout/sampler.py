@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from vapo.distributed.ranks import raise_on_all_ranks, rank, rank_slice
+from vapo.rollout.checks import check_completions
 from vapo.rollout.engine import Engine
 from vapo.rollout.gather import gather_rollouts
 from vapo.rollout.prefetch import Prefetch, Work
@@ -102,6 +103,7 @@ class Sampler:
 
         with self.context():
             completions = self.engine.generate(requests, sampling, verify)
+        check_completions(completions, len(requests), sampling.max_new_tokens)
         rollouts = []
         for i, completion in enumerate(completions):
             verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)

@@ -1,6 +1,5 @@
 """Evaluates a model on a benchmark: saves samples file by file, then scores them."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from vapo.analysis.benchmark import problem_table, samples_frame, summarize
 from vapo.callbacks.aime_evaluation import EVALUATION_STEP
 from vapo.callbacks.progress import QUIET_SECONDS
 from vapo.checkpoints import check_intact, find_checkpoint
+from vapo.data.prompts import digest
 from vapo.models.actor import Actor
 from vapo.models.ends import check_positions, end_tokens
 from vapo.rollout.sampler import Sampler
@@ -49,13 +49,13 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         )
     config.sampling = {name: value for name, value in config.sampling.items() if value is not None}
     sampling, out = instantiate(config.sampling, _target_=SamplingParams), Path(config.out)
-    source, verifier = instantiate(config.data.source), instantiate(config.data.verifier)
+    source = instantiate(config.data.source)
+    verifier = getattr(source, "verifier", None) or instantiate(config.data.verifier)
     tokenizer, prompts = instantiate(config.module.tokenizer), source.benchmark()[: config.data.get("benchmark_limit")]
     longest = max(len(prompt.token_ids) for prompt in prompts)
     check_positions(config.module.actor, longest, sampling.max_new_tokens, "sampling.max_new_tokens")
     actor, rl_step = load_actor(config)
-    digest = hashlib.sha256(repr([(prompt.key or prompt.text, prompt.reference) for prompt in prompts]).encode()).hexdigest()[:16]
-    check_same(out, config, {"rl_step": rl_step, "problems": digest})
+    check_same(out, config, {"rl_step": rl_step, "problems": digest(prompts)})
     engine = instantiate(config.rollout.engine)(eos_token_ids=end_tokens(actor, tokenizer))
     engine.load_weights(actor, 0)
     sampler, said = Sampler(engine, tokenizer, verifier), time.monotonic()

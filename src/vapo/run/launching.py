@@ -1,19 +1,58 @@
-"""Checks for launching a run in several processes: first rank, one run folder, sweeps. docs/scaling.md has the commands."""
+"""Launching runs: first rank, one folder that no other run writes, ids of ranks, sweeps. docs/scaling.md has the commands."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from vapo.distributed.ranks import RUN_ID
+
 if TYPE_CHECKING:
     from lightning import Trainer  # takes seconds, and `is_first_rank` is asked before
 
 
+LOCK = ".lock"  # in the run folder
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # environment variables of launchers
+
+
 def is_first_rank() -> bool:
     """True on global rank 0. Reads the launcher's environment variables, because there is no process group yet."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def name_ranks(folder: Path) -> None:
+    """Sets the id under which the ranks of this run find each other: a random one that ranks started from here inherit, or the run
+    folder where a launcher has started them."""
+    if any(name in os.environ for name in RANKS):
+        os.environ.setdefault(RUN_ID, str(folder.resolve()))
+    else:
+        os.environ[RUN_ID] = uuid4().hex
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a run's folder, until this process ends at the latest. Raises ValueError if another process holds it."""
+    if not is_first_rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing to {folder}: wait until it has ended, or set hydra.run.dir to a new folder"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def check_one_folder(config: DictConfig) -> None:

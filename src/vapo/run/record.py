@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 CONFIG = "config.yaml"  # interpolations kept, so that a moved folder can be resumed
@@ -38,7 +39,8 @@ def git_commit(folder: Path) -> str | None:
 def provenance(root: str) -> dict[str, object]:
     """Command (paths relative to the checkout at `root`), commit and versions of this process."""
     return {
-        "command": [word.replace(f"{Path(root).resolve()}/", "") for word in sys.argv],
+        "command": [_public(word).replace(f"{Path(root).resolve()}/", "") for word in sys.argv],
+        "overrides": [_public(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else [],
         "commit": git_commit(Path(root)),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -46,13 +48,20 @@ def provenance(root: str) -> dict[str, object]:
     }
 
 
+def _public(word: str) -> str:
+    """A word of the command line without a secret."""
+    key, _, value = word.partition("=")
+    return f"{key}=<secret>" if value and key.rpartition(".")[2] == "token" else word
+
+
 def record_texts(config: DictConfig) -> dict[str, str]:
-    """The two forms of a run's configuration, by file name; resume options are left out. The token of generation servers is left
-    to the environment in the second form too: it is a secret."""
-    public = config.copy()
+    """The two forms of a run's configuration, by file name. The token of generation servers is a secret: both forms leave it to the
+    environment, so a run that got it on the command line is resumed with it in VAPO_SERVER_TOKEN."""
+    public, resolved = config.copy(), config.copy()
     if "token" in (OmegaConf.select(config, "rollout.engine") or {}):
-        public.rollout.engine.token = rf"\{TOKEN}"  # resolving removes the backslash, and nothing else
-    return {CONFIG: OmegaConf.to_yaml(config), RESOLVED: OmegaConf.to_yaml(public, resolve=True)}
+        public.rollout.engine.token = TOKEN
+        resolved.rollout.engine.token = rf"\{TOKEN}"  # resolving removes the backslash, and nothing else
+    return {CONFIG: OmegaConf.to_yaml(public), RESOLVED: OmegaConf.to_yaml(resolved, resolve=True)}
 
 
 def load_config(file: Path) -> DictConfig:

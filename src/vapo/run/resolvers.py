@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+LONGEST_NAME = 180  # characters of a folder's name; file systems take 255 bytes, and a name has a digest behind it
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -39,14 +41,24 @@ def _made_model(*, _root_: DictConfig) -> str:
     return f"{_root_.paths.root}/logs/models/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
+def job_folder(overrides: str) -> str:
+    """A folder name for a sweep's job: what it varies, without slashes and brackets, not too long, and different for each.
+
+    >>> job_folder("experiment=dapo,seed=3"), job_folder("model.path=/models/A,seed=3")
+    ('experiment=dapo,seed=3', 'model.path=_models_A,seed=3-b19a5995')
+    """
+    name = re.sub(r"[^\w.,=+~@-]", "_", overrides, flags=re.ASCII)[:LONGEST_NAME]
+    return name if name == overrides else f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
 def register() -> None:
     """Registers all resolvers; doing so twice is harmless."""
     OmegaConf.register_new_resolver("project_root", lambda: str(PACKAGE.parents[1]), replace=True)
     OmegaConf.register_new_resolver("assets", lambda: str(PACKAGE / "assets"), replace=True)
     OmegaConf.register_new_resolver("offline", _offline, replace=True)
     OmegaConf.register_new_resolver("made_model", _made_model, replace=True)
-    OmegaConf.register_new_resolver("if_there", lambda folder, hub: folder if Path(folder).is_dir() else hub, replace=True)
     OmegaConf.register_new_resolver("tokens", lambda *parts: None if None in parts else sum(parts), replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("least", min, replace=True)
     OmegaConf.register_new_resolver("engine_dtype", _engine_dtype, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda folder: hashlib.sha256(folder.encode()).hexdigest()[:12], replace=True)

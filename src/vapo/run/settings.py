@@ -9,7 +9,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vapo.run.launching import is_first_rank
-from vapo.run.value_types import check_types
+from vapo.run.value_types import check_ranges, check_types
 
 log = logging.getLogger(__name__)
 SHOWN = ("experiment", "scale", "ablation", "debug", "data", "rollout", "trainer")  # groups in a run's first line
@@ -24,6 +24,7 @@ def check_training(config: DictConfig) -> None:
     if config.resume is not None:
         return  # its settings are the saved ones, which `train` checks
     check_algorithm(config.algorithm)
+    check_ranges(config)
     for part in ("algorithm", "rollout.sampling"):
         check_types(config, part)
     check_sampling(instantiate(config.rollout.sampling), instantiate(config.algorithm), config.rollout.prefetch)

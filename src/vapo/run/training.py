@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -21,11 +23,11 @@ from vapo.checkpoints import LAST, discard_after, find_checkpoint
 from vapo.metrics_csv import trim
 from vapo.models.ends import check_positions
 from vapo.module import RLModule
-from vapo.run.launching import check_one_folder, check_sweep, is_first_rank
+from vapo.run.launching import check_one_folder, check_sweep, is_first_rank, locked, name_ranks
 from vapo.run.naming import name_run
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
 from vapo.run.settings import check_algorithm
-from vapo.run.value_types import check_types
+from vapo.run.value_types import check_ranges, check_types
 
 LIMIT = "sampling.max_new_tokens"
 
@@ -37,7 +39,13 @@ def train(config: DictConfig) -> dict[str, float]:
         ValueError, FileNotFoundError: a setting is wrong; the message says what to set.
     """
     check_one_folder(config)
-    folder, checkpoint, rl_step = Path(config.paths.output_dir), None, -1
+    folder = Path(config.paths.output_dir)
+    with locked(folder):
+        return _train(config, folder)
+
+
+def _train(config: DictConfig, folder: Path) -> dict[str, float]:
+    checkpoint, rl_step = None, -1
     if config.resume is not None:
         if folder.resolve() != Path(config.resume).resolve():
             raise ValueError(f"a resumed run goes on in its own folder, not in {folder}: resume one run at a time, without -m")
@@ -51,6 +59,7 @@ def train(config: DictConfig) -> dict[str, float]:
             checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
     check_types(config)
+    check_ranges(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
     quiet_libraries()
     torch.set_num_threads(config.threads)
@@ -62,6 +71,7 @@ def train(config: DictConfig) -> dict[str, float]:
     module: RLModule = instantiate(config.module)
     callbacks: list[Callback] = [instantiate(callback) for callback in chosen_callbacks(config)]
     callbacks.sort(key=lambda callback: isinstance(callback, RLCheckpoint))  # last: it saves what the others have done
+    callbacks.insert(0, Record(texts, config.paths.root, folder, rl_step))
     loggers = [instantiate(logger) for logger in (config.get("logger") or {}).values() if logger is not None]
     limits = {f"callbacks.aime_evaluation.{LIMIT}": c.sampling for c in callbacks if isinstance(c, AIMEEvaluation)}
     longest = datamodule.longest_prompt()
@@ -69,20 +79,38 @@ def train(config: DictConfig) -> dict[str, float]:
         check_positions(config.module.actor, longest, sampling.max_new_tokens, key)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     check_sweep(trainer)
-    if is_first_rank():
-        save_record(texts, config.paths.root, folder)
-        discard_after(folder, rl_step)
-        trim(folder / "metrics.csv", rl_step)
+    name_ranks(folder)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=None if checkpoint is None else True)
+    except Exception:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # the ranks that this process started, which may wait for it
+        raise
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish()  # or the next job of a sweep would go on in this one's run
     return module.latest
 
 
+class Record(Callback):
+    """Writes the run's record and cuts its logs back to the checkpoint's step, once everything has been loaded: a start that fails
+    before changes nothing. The first callback: what others log comes after it."""
+
+    def __init__(self, texts: dict[str, str], root: str, folder: Path, rl_step: int) -> None:
+        self.texts, self.root, self.folder, self.rl_step = texts, root, folder, rl_step
+
+    def on_train_start(self, *args: Any) -> None:
+        if is_first_rank():
+            save_record(self.texts, self.root, self.folder)
+            discard_after(self.folder, self.rl_step)
+            trim(self.folder / "metrics.csv", self.rl_step)
+
+
 def chosen_callbacks(config: DictConfig) -> list[DictConfig]:
-    """The callbacks that are not null. Raises ValueError if one has lost its `_target_`, as `~callbacks` does to all."""
+    """The callbacks that are not null; with callbacks=null there are none. Raises ValueError if one has lost its `_target_`, as all
+    do with ~callbacks."""
+    if OmegaConf.select(config, "callbacks.none"):  # configs/callbacks/none.yaml
+        return []
     chosen = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
     for name, callback in chosen.items():
         if "_target_" not in callback:

@@ -1,5 +1,6 @@
 """Types of settings: a value that does not fit what it is passed to is refused by its key, before anything is built."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import isclass
@@ -24,6 +25,15 @@ WORDS = {
     NoneType: "null",
 }
 Types = set[type]
+RANGES = {  # of numbers: the lowest, and the one above the highest
+    "threads": (1, math.inf),
+    "seed": (0, 2**32),
+    "trainer.max_steps": (-1, math.inf),
+    "model.logits_chunk_tokens": (1, math.inf),
+    "callbacks.value_pretraining.steps": (0, math.inf),
+    **{f"module.{name}_optimizer.{value}": (0, math.inf) for name in ("actor", "critic") for value in ("lr", "weight_decay")},
+    **{f"module.{name}_schedule.warmup_steps": (0, math.inf) for name in ("actor", "critic")},
+}
 
 
 def check_defaults(config: DictConfig) -> None:
@@ -69,6 +79,15 @@ def check_types(config: DictConfig, part: str = "") -> None:
         for name in map(str, node):
             if name in hints and not OmegaConf.is_missing(node, name):
                 _check(_source(raw, f"{path}{name}"), node[name], plain_types(hints[name]))
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Raises ValueError if a number that a library takes is out of its range; our own classes check theirs."""
+    for key, (low, high) in RANGES.items():
+        value = OmegaConf.select(config, key)
+        if isinstance(value, int | float) and not low <= value < high:
+            limit = f"{low} or more" if high == math.inf else f"{low} to {high - 1}"
+            raise ValueError(f"{key} is {value}; set it to {limit}")
 
 
 def _targets(config: DictConfig, prefix: str) -> Iterator[tuple[str, DictConfig]]:

@@ -1,0 +1,68 @@
+"""Groups set to null, Ctrl-C, full disks and secrets, as a user meets them on the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from tests.runs import CONFIGS
+
+ROOT = Path(CONFIGS).parent
+FAST = ("debug=fast", "threads=1", "algorithm.group_size=4", "callbacks.aime_evaluation=null", "callbacks.export_hf=null")
+SECRET = "planted-key-5b1f0c"
+
+
+def start(folder: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1", **variables}
+    command = [sys.executable, "src/train.py", *arguments, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_without_loggers_and_one_without_callbacks(tmp_path: Path) -> None:
+    process = start(tmp_path / "silent", *FAST, "module.policy_steps=1", "logger=null")
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    assert (tmp_path / "silent/checkpoints/last.ckpt").exists() and not (tmp_path / "silent/metrics.csv").exists()
+    process = start(tmp_path / "bare", "debug=fast", "threads=1", "module.policy_steps=1", "callbacks=null")
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    assert len(pd.read_csv(tmp_path / "bare/metrics.csv")) == 1 and not (tmp_path / "bare/checkpoints").exists()
+
+
+def test_control_c_saves_the_step_and_the_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    process = start(tmp_path, *FAST, "module.policy_steps=500", "callbacks.rl_checkpoint.every_n_steps=1000")
+    while process.poll() is None and not (tmp_path / "metrics.csv").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT and "stopping after this RL step, with a checkpoint" in error
+    assert "Traceback" not in error
+    (saved,) = (tmp_path / "checkpoints").glob("step_*.ckpt")
+    steps = pd.read_csv(tmp_path / "metrics.csv")["rl_step"].tolist()
+    assert steps == list(range(1, int(saved.name[5:11]) + 1))
+    process = start(tmp_path, f"resume={tmp_path}", f"module.policy_steps={len(steps) + 1}")
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    assert pd.read_csv(tmp_path / "metrics.csv")["rl_step"].tolist()[: len(steps)] == steps
+
+
+def test_no_secret_is_in_anything_that_a_run_leaves(tmp_path: Path) -> None:
+    keys = ("WANDB_API_KEY", "HF_TOKEN", "VAPO_SERVER_TOKEN")
+    token = ("+rollout.engine.token=" + SECRET, "rollout.engine._target_=tests.faults.engine.TokenEngine")
+    process = start(
+        tmp_path,
+        *FAST,
+        "module.policy_steps=1",
+        "logger=tensorboard",
+        *token,
+        **dict.fromkeys(keys, SECRET),
+        PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    output, error = process.communicate()
+    assert process.returncode == 0, error
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"config.yaml", "resolved.yaml", "record.json", "train.log"} <= {file.name for file in files}
+    assert [file.name for file in files if SECRET.encode() in file.read_bytes()] == [] and SECRET not in output + error

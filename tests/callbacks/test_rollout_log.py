@@ -40,6 +40,8 @@ def test_among_problems_of_one_length_the_first_and_the_last(make_rollout: Any) 
 def test_ratios_and_entropies_are_those_of_the_policy_now(tmp_path: Path) -> None:
     module, batch = build(tmp_path)  # its weights have moved since the batch's log-probabilities
     module.batch = batch
+    assert "ratios" not in after_updates(module, batch)  # the actor was frozen
+    module.actor_trained = True
     columns = after_updates(module, batch)
     expected = []
     start = 0

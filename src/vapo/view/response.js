@@ -109,7 +109,8 @@ class Pane {
     const when = fall === slip ? "" : ` ${tokens(fall - slip)} later`;
     const verdict = make("b", seen ? "seen" : "unseen", seen ? `The critic saw it${when}.` : "The critic did not single it out.");
     const change = `V ${digits(this.number("value", slip))} → ${digits(this.after(slip))}`;
-    const place = `${rank === 1 ? "the largest fall at any" : `fall number ${rank}`} of its ${results.length} results`;
+    const place = rank === 1 ? `the largest fall at any of its ${results.length} results` :
+      `number ${rank} among the falls at its ${results.length} results`;
     return [...said, `: ${change}, ${drop > 0 ? place : "no fall"}. `, verdict, also];
   }
 

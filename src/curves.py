@@ -15,11 +15,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from vapo.analysis.arms import load_arms  # here: `--help` should not wait for pandas
-    from vapo.analysis.curves import plot_arms
+    from vapo.analysis.curves import plot_runs
 
     try:
         arms = load_arms(arguments.run)
-        plot_arms(arms).savefig(arguments.out, dpi=120)
+        plot_runs(arms).savefig(arguments.out, dpi=120)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from tests.completions import completion_of
-from tests.runs import run
+from tests.runs import FAST, run
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vapo.rollout.collate import collate
@@ -79,6 +79,14 @@ def rollouts():
     rng = random.Random(0)
     table = [(3, 5, 1, 0), (3, 1, 0, 0), (1, 9, 0, 1), (1, 2, 1, 1), (6, 4, 0, 2), (6, 7, 0, 2), (2, 3, 1, 3), (2, 3, 1, 3)]
     return [write_rollout(rng, p, r, correct, group, finished=r != 9) for p, r, correct, group in table]
+
+
+@pytest.fixture(scope="session")
+def fast_run(tmp_path_factory):
+    """A finished run of three RL steps, to compare others with."""
+    folder = tmp_path_factory.mktemp("fast_run")
+    run(folder, *FAST)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 LAST = "last.ckpt"  # a link to the newest checkpoint
 REST = "rest.pt"  # everything in a sharded checkpoint that is not a tensor of a network or an optimizer
@@ -130,6 +132,12 @@ def check_shapes(saved: dict[str, list[int]], here: dict[str, list[int]]) -> Non
             f"and {here.get(name, 'missing')} here ({len(differ)} tensors differ): set model.path, model.lora and algorithm as the "
             "run was started with, or start a new run"
         )
+
+
+def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
+    """Size and dtype of each tensor in a sharded checkpoint, by name, without reading it."""
+    entries = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
 def other_checkpoints(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ import yaml
 from matplotlib.ticker import MaxNLocator
 
 from vapo.analysis.arms import load_arms
-from vapo.analysis.curves import plot_arms, plot_training_curves
+from vapo.analysis.curves import plot_runs, plot_training_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,7 +64,7 @@ def test_a_curve_is_the_mean_over_seeds_with_a_band_from_the_lowest_to_the_highe
     for seed, reward in enumerate((0.1, 0.2, 0.6)):
         write_run(tmp_path / f"a{seed}", "vapo_full-mini", seed, reward)
     write_run(tmp_path / "b", "ppo_vanilla-mini", 0, 0.0, score="aime24_t1_p0.7/avg@8")
-    figure = plot_arms(load_arms([tmp_path]))
+    figure = plot_runs(load_arms([tmp_path]))
     score, reward_axis = figure.axes[:2]
     assert score.get_title() == "MiniAIME avg@32, aime24 avg@8"
     line = reward_axis.lines[0]

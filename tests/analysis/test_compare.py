@@ -10,35 +10,26 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from tests.runs import CONFIGS, run
+from tests.runs import CONFIGS, FAST, run
 
 from vapo.analysis.compare import compare
 from vapo.checkpoints import REST
 
-FAST = ("callbacks.aime_evaluation=null", "callbacks.export_hf=null", "callbacks.self_test=null")
 
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    run(folder, *FAST)
-    return folder
-
-
-def test_a_run_equals_its_repetition_and_differs_from_another_seeds_in_the_first_rollout(whole: Path, tmp_path: Path) -> None:
+def test_a_run_equals_its_repetition_and_differs_from_another_seeds_in_the_first_rollout(fast_run: Path, tmp_path: Path) -> None:
     run(tmp_path / "again", *FAST)
-    equal = compare(whole, tmp_path / "again")
+    equal = compare(fast_run, tmp_path / "again")
     assert equal.first is None and equal.alone == []
     kinds = [f"{kind} of RL step {step}" for step in (1, 2, 3) for kind in ("rollouts", "metrics", "checkpoint")]
     assert equal.compared == [kind for kind in kinds if kind != "checkpoint of RL step 1"]  # two are kept
     run(tmp_path / "other", *FAST, "seed=1")
-    first = compare(whole, tmp_path / "other").first
+    first = compare(fast_run, tmp_path / "other").first
     assert first is not None and first.startswith("first difference in the rollouts of RL step 1: row 0.prompt")
 
 
-def test_a_run_that_goes_another_way_differs_where_it_does(whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_goes_another_way_differs_where_it_does(fast_run: Path, tmp_path: Path) -> None:
     run(tmp_path, *FAST, "algorithm.clip_high=0.21", "algorithm.positive_lm_coef=0.2")  # of the actor, which trains from step 2 on
-    first = compare(whole, tmp_path).first
+    first = compare(fast_run, tmp_path).first
     assert first is not None and "the metrics of RL step 2: actor/" in first
 
 
@@ -81,17 +72,17 @@ def change_value(folder: Path) -> None:
         (change_value, "rollouts of RL step 3: row 4.values, in 1 of "),
     ],
 )
-def test_one_changed_value_is_found(change: Callable[[Path], None], place: str, whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "changed", symlinks=True)
+def test_one_changed_value_is_found(change: Callable[[Path], None], place: str, fast_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(fast_run, tmp_path / "changed", symlinks=True)
     change(tmp_path / "changed")
-    first = compare(whole, tmp_path / "changed").first
+    first = compare(fast_run, tmp_path / "changed").first
     assert first is not None and first.startswith(f"first difference in the {place}")
 
 
-def test_sharded_checkpoints_are_compared_too(whole: Path, tmp_path: Path) -> None:
+def test_sharded_checkpoints_are_compared_too(fast_run: Path, tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for number, folder in enumerate(folders):
-        shutil.copytree(whole, folder, symlinks=True)
+        shutil.copytree(fast_run, folder, symlinks=True)
         path = folder / "checkpoints" / "step_000003.ckpt"
         path.unlink()
         dcp.save({"model": {"x": torch.ones(3), "y": torch.arange(3) + number}}, checkpoint_id=path, no_dist=True)
@@ -101,18 +92,18 @@ def test_sharded_checkpoints_are_compared_too(whole: Path, tmp_path: Path) -> No
     assert found == "first difference in the checkpoint of RL step 3: model.y, in 3 of 3 places, first [0]: 0 and 1"
 
 
-def test_the_command(whole: Path, tmp_path: Path) -> None:
+def test_the_command(fast_run: Path, tmp_path: Path) -> None:
     def command(*folders: Path) -> tuple[int, str]:
         words = [sys.executable, str(Path(CONFIGS).parent / "src" / "compare.py"), *map(str, folders)]
         done = subprocess.run(words, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
-    code, said = command(whole, whole)
+    code, said = command(fast_run, fast_run)
     assert code == 0 and said.startswith("equal in 8 places")
-    shutil.copytree(whole, tmp_path / "changed", symlinks=True)
+    shutil.copytree(fast_run, tmp_path / "changed", symlinks=True)
     change_weight(tmp_path / "changed")
     (tmp_path / "changed" / "rollouts" / "step_000001.parquet").unlink()
-    code, said = command(whole, tmp_path / "changed")
+    code, said = command(fast_run, tmp_path / "changed")
     assert code == 1 and "critic.head.bias" in said and "only one run has rollouts of RL step 1" in said
-    code, said = command(whole, tmp_path)
+    code, said = command(fast_run, tmp_path)
     assert code == 2 and said == f"error: no metrics.csv in {tmp_path}: give the folders of two runs\n"

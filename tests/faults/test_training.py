@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.runs import config_for, metrics, resume, run
+from tests.runs import FAST, config_for, metrics, resume, run
 from tests.test_real_task import SMALL, model_folder, problem_files  # noqa: F401 a fixture
 
 from vapo.algorithms import PolicyGradient
@@ -22,25 +22,17 @@ from vapo.rollout.torch_engine import TorchEngine
 from vapo.run.training import train
 from vapo.types import Completion
 
-FAST = ("callbacks.aime_evaluation=null", "callbacks.export_hf=null", "callbacks.self_test=null")
 Completions = list[Completion]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    run(folder, *FAST)
-    return folder
-
-
-def stops_and_goes_on(folder: Path, whole: Path, patch: Any, error: type[Exception], cause: str, *settings: str) -> None:
+def stops_and_goes_on(folder: Path, fast_run: Path, patch: Any, error: type[Exception], cause: str, *settings: str) -> None:
     """With `patch` in the third step the run stops; without it, it goes on as if nothing had been."""
     with pytest.raises(error, match=cause):
         run(folder, *FAST, *settings)
     assert (folder / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
     patch.undo()
     resume(folder)
-    assert metrics(folder).equals(metrics(whole))
+    assert metrics(folder).equals(metrics(fast_run))
 
 
 def refuse(completions: Completions) -> Completions:
@@ -65,7 +57,7 @@ ENGINES: dict[str, Callable[[Completions], Completions]] = {
 
 @pytest.mark.parametrize("cause", ENGINES)
 def test_an_engine_that_fails_or_returns_something_else(
-    cause: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cause: str, fast_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = TorchEngine.generate, []
 
@@ -75,7 +67,7 @@ def test_an_engine_that_fails_or_returns_something_else(
         return ENGINES[cause](found) if len(calls) == 4 else found  # the first is for the held-out rollouts
 
     monkeypatch.setattr(TorchEngine, "generate", generate)
-    stops_and_goes_on(tmp_path, whole, monkeypatch, ValueError, cause)
+    stops_and_goes_on(tmp_path, fast_run, monkeypatch, ValueError, cause)
 
 
 def steps_seen(patch: pytest.MonkeyPatch) -> list[int]:
@@ -92,7 +84,7 @@ def steps_seen(patch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(("owner", "method"), [(Critic, "forward"), (PolicyGradient, "reward")])
 def test_values_and_rewards_that_are_not_finite(
-    owner: type, method: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: type, method: str, fast_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No update is made from them, and the run stops when they stay."""
     original, steps = getattr(owner, method), steps_seen(monkeypatch)
@@ -101,10 +93,10 @@ def test_values_and_rewards_that_are_not_finite(
         return original(self, *arguments, **options) * (float("nan") if steps[-1:] == [2] else 1.0)
 
     monkeypatch.setattr(owner, method, poisoned)
-    stops_and_goes_on(tmp_path, whole, monkeypatch, FloatingPointError, "gradient norm is nan", "module.max_skipped_updates=0")
+    stops_and_goes_on(tmp_path, fast_run, monkeypatch, FloatingPointError, "gradient norm is nan", "module.max_skipped_updates=0")
 
 
-def test_weights_that_are_not_finite(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_finite(fast_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = RLModule.collect
 
     def collect(self: RLModule, *arguments: Any) -> Any:
@@ -114,10 +106,10 @@ def test_weights_that_are_not_finite(whole: Path, tmp_path: Path, monkeypatch: p
         return original(self, *arguments)
 
     monkeypatch.setattr(RLModule, "collect", collect)
-    stops_and_goes_on(tmp_path, whole, monkeypatch, ValueError, "not finite")
+    stops_and_goes_on(tmp_path, fast_run, monkeypatch, ValueError, "not finite")
 
 
-def test_a_logger_that_fails(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_fails(fast_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = MetricsCSV.log_metrics
 
     def log_metrics(self: MetricsCSV, metrics: dict[str, float], step: int | None = None) -> None:
@@ -126,7 +118,7 @@ def test_a_logger_that_fails(whole: Path, tmp_path: Path, monkeypatch: pytest.Mo
         original(self, metrics, step)
 
     monkeypatch.setattr(MetricsCSV, "log_metrics", log_metrics)
-    stops_and_goes_on(tmp_path, whole, monkeypatch, OSError, "the logger is gone")
+    stops_and_goes_on(tmp_path, fast_run, monkeypatch, OSError, "the logger is gone")
 
 
 def without_critic(file: Path) -> None:

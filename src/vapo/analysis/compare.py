@@ -10,11 +10,9 @@ import pandas as pd
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from vapo.analysis.curves import load_metrics
-from vapo.checkpoints import REST
+from vapo.checkpoints import REST, tensors_in
 
 MEASURED = ("time/", "speed/", "memory/")  # metrics of the machine, not of the run
 KINDS = {"rollouts": "rollouts/step_{:06d}.parquet", "metrics": "metrics.csv", "checkpoint": "checkpoints/step_{:06d}.ckpt"}
@@ -99,12 +97,7 @@ def _read(run: Path, table: pd.DataFrame, kind: str, step: int) -> dict[str, Any
 
 def _sharded(path: Path) -> dict[str, Any]:
     """A sharded checkpoint, whole, in memory."""
-    entries = FileSystemReader(path).read_metadata().state_dict_metadata
-    state = {
-        name: torch.zeros(entry.size, dtype=entry.properties.dtype)
-        for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
+    state = {name: torch.zeros(entry.size, dtype=entry.properties.dtype) for name, entry in tensors_in(path).items()}
     dcp.load(state, checkpoint_id=path, no_dist=True)
     return {**state, **torch.load(path / REST, map_location="cpu", weights_only=True)}
 

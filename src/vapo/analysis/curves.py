@@ -42,10 +42,10 @@ def score_column(metrics: Iterable[str]) -> str | None:
 
 def plot_training_curves(metrics: pd.DataFrame) -> Figure:
     """Score, reward, length, entropy, explained variance and value loss of one run over RL steps; value pretraining is shaded."""
-    return plot_arms({"": [metrics]})
+    return plot_runs({"": [metrics]})
 
 
-def plot_arms(arms: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+def plot_runs(arms: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """The same six panels with a curve per arm: the mean over its runs, which differ in their seed, and a band from the lowest to
     the highest of them. The score of a single run has its 95 % interval over problems instead.
 

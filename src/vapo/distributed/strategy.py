@@ -13,13 +13,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from vapo.checkpoints import REST, check_intact, check_shapes, shapes
+from vapo.checkpoints import REST, check_intact, check_shapes, shapes, tensors_in
 from vapo.distributed.ranks import RUN_ID, raise_on_all_ranks, rank_slice
 
 
@@ -151,13 +149,8 @@ class FSDP2(ModelParallelStrategy):
             check_intact(path, rank_slice)
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=weights_only)
         state: dict[str, Any] = {"model": self.lightning_module.state_dict()}
-        saved = FileSystemReader(path).read_metadata().state_dict_metadata
-        sizes = {
-            name.removeprefix("model."): list(entry.size)
-            for name, entry in saved.items()
-            if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
-        }
-        check_shapes(sizes, shapes(state["model"]))
+        saved = {name: list(entry.size) for name, entry in tensors_in(path).items() if name.startswith("model.")}
+        check_shapes({name.removeprefix("model."): size for name, size in saved.items()}, shapes(state["model"]))
         for i, optimizer in enumerate(self.optimizers):
             state[f"optimizer_{i}"] = _memory_for(f"optimizer_{i}", optimizer, path)
         dcp.load({name: part for name, part in state.items() if part}, checkpoint_id=path)
@@ -183,9 +176,9 @@ def _memory_for(name: str, optimizer: Optimizer, path: Path) -> dict[str, dict[s
     """Zero tensors to load an optimizer's state into; those shaped like a parameter are sharded like it."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[str, dict[str, Tensor]] = {}
-    for key, entry in FileSystemReader(path).read_metadata().state_dict_metadata.items():
+    for key, entry in tensors_in(path).items():
         owner, _, rest = key.partition(".")
-        if owner == name and isinstance(entry, TensorStorageMetadata):
+        if owner == name:
             number, _, leaf = rest.partition(".")
             parameter = parameters[int(number)].detach()
             like = torch.zeros_like(parameter) if entry.size == parameter.shape else torch.zeros(entry.size)

@@ -30,6 +30,17 @@ def test_training_held_out_and_benchmark_problems_have_numbers_of_their_own(data
     assert source.prompt(3, 0) == source.prompt(3, 0) != source.prompt(3, 1)
 
 
+def test_what_the_benchmark_asks_is_not_trained_on(tmp_path):
+    few = ["data=additions", "data.source.settings.min_terms=2", "data.source.settings.max_terms=2", "data.source.chat=false"]
+    source = instantiate(config_for(tmp_path, *few, "data.source.problems=30").data).source  # about 30 of 121 texts
+    asked = {prompt.text for prompt in source.benchmark()}
+    trained = [source.prompt(i, 0).text for i in range(300)]
+    assert len(asked) > 20 and len(set(trained)) > 70 and not asked & set(trained)
+    source.asked = {source.dataset[number]["question"] for number in range(20_000)}
+    with pytest.raises(ValueError, match=r"lower data.source.problems"):
+        source.prompt(0, 0)
+
+
 def test_the_librarys_own_score_decides(datamodule):
     verifier = datamodule.verifier
     for prompt in [*datamodule.benchmark(), datamodule.source.prompt(0, 0)]:

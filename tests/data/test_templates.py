@@ -76,7 +76,7 @@ def test_the_templates_of_the_project_have_one_place_and_ask_for_what_the_verifi
     text = Template(make_tokenizer(), str(file), chat=False).apply("PROBLEM")
     assert text.count("PROBLEM") == 1 and not text.endswith("\n")
     wanted = {"answer": '"Answer:', "boxed": "\\boxed{}", "gsm8k": '"####"', "plain": "PROBLEM", "few_shot": '"####"'}
-    wanted["chain_sums"] = "\nAnswer: 12\n"
+    wanted["additions"] = "\nAnswer: 14\n"
     assert wanted[file.stem] in text
 
 

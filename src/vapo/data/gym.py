@@ -16,7 +16,8 @@ HELD_OUT = 10**6  # problem numbers set aside after the benchmark's
 
 
 class GymPrompts:
-    """A `PromptSource` over one generator. Benchmark, held-out and training problems have separate ranges of numbers.
+    """A `PromptSource` over one generator. Benchmark, held-out and training problems have separate ranges of numbers, and no training
+    problem has the text of a benchmark problem.
 
     A problem depends only on its number, except for a few generators that iterate over sets; PYTHONHASHSEED=0 fixes those.
     """
@@ -48,11 +49,19 @@ class GymPrompts:
         except (ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"reasoning-gym's {name} with {settings}: {error}; set data.source.name and settings") from error
         self.name, self.settings, self.problems = name, dict(settings), problems
+        self.asked = {self.dataset[number]["question"] for number in range(problems)}
         self.template, self.benchmark_name = Template(tokenizer, template, chat, chat_options), f"gym_{name}"
 
     def prompt(self, index: int, seed: int) -> Prompt:
-        first = self.problems + HELD_OUT
-        return self._make(index, random.Random(f"{seed}/{index}").randrange(first, SIZE))
+        rng = random.Random(f"{seed}/{index}")
+        for _ in range(1000):  # a small generator repeats itself: what the benchmark asks is not trained on
+            number = rng.randrange(self.problems + HELD_OUT, SIZE)
+            if self.dataset[number]["question"] not in self.asked:
+                return self._make(index, number)
+        raise ValueError(
+            f"reasoning-gym's {self.name} has hardly a problem that is not one of the benchmark's {self.problems}; lower "
+            "data.source.problems, or widen data.source.settings"
+        )
 
     def held_out(self, index: int, seed: int) -> Prompt:
         return self._make(index, self.problems + index % HELD_OUT)

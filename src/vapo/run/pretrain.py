@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 ALPHABET = "0123456789+-=;?:A"
 STATED = "()|"  # where problems state a total
 EOS, PAD = "!", "_"
+ROWS = 10  # solutions of one forward pass
 
 
 def build_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
@@ -125,14 +126,23 @@ def pretrain_base(
         low = min_operands if grown == 1.0 else 2
         pairs, tokens = [], 0
         while tokens < batch_tokens:
-            problem = make_problem(rng, rng.randint(low, high), hard_operations, reveal)
+            operands = rng.randint(low, high)
+            # shorter problems state their total at the end, so that copying it is learned from the start
+            shown = min(reveal, max(operands - 1 - (hard_operations or 0), 1)) if reveal else reveal
+            problem = make_problem(rng, operands, hard_operations, shown)
             pairs.append((template.format(problem=problem), solver.solve(rng, problem)))
             tokens += len(pairs[-1][0]) + len(pairs[-1][1])
-        token_BL, label_BL = (rows.to(model.device) for rows in _supervised_rows(tokenizer, pairs))
-        logits_BLV = model(input_ids=token_BL, use_cache=False).logits
-        loss = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), label_BL[:, 1:].flatten(), ignore_index=-100)
         optimizer.zero_grad()
-        loss.backward()
+        loss = torch.zeros((), device=model.device)
+        predicted = sum(len(response) + 1 for _, response in pairs)
+        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        for first in range(0, len(pairs), ROWS):  # rows of similar length: guesses padded like solutions took most of the time
+            token_BL, label_BL = (rows.to(model.device) for rows in _supervised_rows(tokenizer, pairs[first : first + ROWS]))
+            logits_BLV = model(input_ids=token_BL, use_cache=False).logits
+            flat_BL = logits_BLV[:, :-1].flatten(0, 1), label_BL[:, 1:].flatten()
+            share = F.cross_entropy(*flat_BL, ignore_index=-100, reduction="sum") / predicted
+            share.backward()
+            loss += share.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -16,8 +16,8 @@ HELD_OUT = 10**6  # problem numbers set aside after the benchmark's
 
 
 class GymPrompts:
-    """A `PromptSource` over one generator. Benchmark, held-out and training problems have separate ranges of numbers, and no training
-    problem has the text of a benchmark problem.
+    """A `PromptSource` over one generator. Benchmark, held-out and training problems have separate ranges of numbers, and no
+    training problem has the text of a benchmark problem.
 
     A problem depends only on its number, except for a few generators that iterate over sets; PYTHONHASHSEED=0 fixes those.
     """

@@ -83,10 +83,14 @@ class SumsPrompts:
     def benchmark(self) -> list[Prompt]:
         return [self._make(index, problem) for index, problem in enumerate(mini_aime(*self.range))]
 
+    def problem(self, prompt: Prompt) -> str:
+        """The problem in a prompt's text."""
+        before, after = self.template.split("{problem}")
+        return prompt.text[len(before) : len(prompt.text) - len(after)]
+
     def trace(self, prompt: Prompt, response: str) -> list[Step]:
         """Ground truth of each step of a response, which only a generated task has."""
-        before, after = self.template.split("{problem}")
-        return trace(prompt.text[len(before) : len(prompt.text) - len(after)], response)
+        return trace(self.problem(prompt), response)
 
     def describe(self) -> dict[str, str | int]:
         low, high, hard_operations, reveal = self.range

@@ -39,14 +39,15 @@ from vapo.run.record import provenance
 from vapo.run.resolvers import task_settings
 from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
-from vapo.verifiers.sums import SumsVerifier
+from vapo.verifiers.sums import SumsVerifier, copied
 
 log = logging.getLogger(__name__)
 
 ALPHABET = "0123456789+-=;?:A"
 STATED = "()|"  # where problems state a total
 EOS, PAD = "!", "_"
-ROWS = 10  # solutions of one forward pass
+PASSES = 3  # forward passes of an optimizer step
+COPIES = 0.9  # a base model of which fewer solutions copy their problem makes a task of its own, of misreading
 
 
 def build_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
@@ -136,8 +137,9 @@ def pretrain_base(
         loss = torch.zeros((), device=model.device)
         predicted = sum(len(response) + 1 for _, response in pairs)
         pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-        for first in range(0, len(pairs), ROWS):  # rows of similar length: guesses padded like solutions took most of the time
-            token_BL, label_BL = (rows.to(model.device) for rows in _supervised_rows(tokenizer, pairs[first : first + ROWS]))
+        rows = -(-len(pairs) // PASSES)
+        for first in range(0, len(pairs), rows):  # of similar length: guesses padded like solutions took most of the time
+            token_BL, label_BL = (ids.to(model.device) for ids in _supervised_rows(tokenizer, pairs[first : first + rows]))
             logits_BLV = model(input_ids=token_BL, use_cache=False).logits
             flat_BL = logits_BLV[:, :-1].flatten(0, 1), label_BL[:, 1:].flatten()
             share = F.cross_entropy(*flat_BL, ignore_index=-100, reduction="sum") / predicted
@@ -151,6 +153,23 @@ def pretrain_base(
                 f"base step {step + 1}/{steps}  loss {loss.item():.4f}  operands <= {high}  {time.time() - started:.0f} s",
                 flush=True,
             )
+
+
+def _sampler(base: Path, tokenizer: PreTrainedTokenizerFast, device: str) -> Sampler:
+    engine = TorchEngine([tokenizer.eos_token_id])
+    engine.load_weights(Actor.from_pretrained(str(base)).to(device), version=0)
+    return Sampler(engine, tokenizer, SumsVerifier())
+
+
+def copied_share(base: Path, tokenizer: PreTrainedTokenizerFast, task: dict[str, Any], seed: int, device: str = "cpu") -> float:
+    """The share of the base model's solutions in steps, to 256 problems of the task, that copy all that their problem says."""
+    source, longest = SumsPrompts(tokenizer, **task), 8 * task["max_operands"] + 8
+    sampler = _sampler(base, tokenizer, device)
+    prompts = [source.prompt(index, seed + 20_000) for index in range(256)]
+    rollouts = sampler.sample(prompts, 1, SamplingParams(max_new_tokens=longest), seed, rl_step=0)
+    found = [copied(source.problem(rollout.prompt), sampler.decode(rollout.completion.token_ids)) for rollout in rollouts]
+    written = [right for right in found if right is not None]
+    return sum(written) / len(written) if written else 1.0
 
 
 def train_reward_model(
@@ -171,12 +190,10 @@ def train_reward_model(
     response with one error it can.
     """
     torch.manual_seed(seed)
-    engine = TorchEngine([tokenizer.eos_token_id])
-    engine.load_weights(Actor.from_pretrained(str(base)).to(device), version=0)
     source = SumsPrompts(tokenizer, **(task if task["reveal"] else task | {"min_operands": 2}))
     prompts = [source.prompt(index, seed + 10_000) for index in range(rollouts)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
-    batch = collate(Sampler(engine, tokenizer, SumsVerifier()).sample(prompts, 1, sampling, seed, rl_step=0))
+    batch = collate(_sampler(base, tokenizer, device).sample(prompts, 1, sampling, seed, rl_step=0))
     reward_B = torch.where(batch.correct_B, 1.0, -1.0)
     print(f"reward model: {rollouts} base rollouts, {batch.correct_B.float().mean():.3f} correct", flush=True)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).to(device)
@@ -215,6 +232,10 @@ def pretrain(config: DictConfig) -> None:
     pretrain_base(model, tokenizer, solver, **task, **base, seed=config.seed)
     model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
+    share = copied_share(out / "base", tokenizer, task_settings(config.data.source), config.seed, config.device)
+    print(f"base: {share:.3f} of its solutions in steps copy all of their problem", flush=True)
+    if share < COPIES:
+        log.warning(f"the base model does not read its problems yet: raise model.recipe.base.steps, {base['steps']} now")
     if config.reward_model.rollouts > 0:
         reward_model = train_reward_model(
             out / "base", tokenizer, task, **config.reward_model, seed=config.seed, device=config.device

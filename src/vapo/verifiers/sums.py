@@ -22,7 +22,8 @@ from vapo.verifiers.base import Verifier
 MODULUS = 10
 _ANSWER = re.compile(r"A([0-9])")
 _STEP = re.compile(r"([0-9])([+-])([0-9])=(?:([0-9])|\?([0-9])?)")
-_CHECK = re.compile(r"[0-9]\|[0-9][;:]")
+_CHECK = re.compile(r"[0-9]\|([0-9])[;:]")
+_OPERATION = re.compile(r"[0-9]([+-])([0-9])=")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ def reveal_index(response: str) -> int | None:
     """The token index of the stated total that a response copies beside its own: from there on, a slip is visible."""
     match = _CHECK.search(response)
     return None if match is None else match.start() + 2
+
+
+def copied(problem: str, response: str) -> bool | None:
+    """Whether a solution has all operations of its problem, in order, and the total that it states; None for a guess without steps.
+
+    >>> copied("7-3+5(9)+9", "7-3=4;4+5=9;9|9;9+9=8;A8"), copied("7-3+5", "7-3=4;A4"), copied("7-3+5", "A4")
+    (True, False, None)
+    """
+    operations = [(operator, int(digit)) for operator, digit in _OPERATION.findall(response)]
+    return (
+        operations == parse_problem(problem)[1] and _CHECK.findall(response) == re.findall(r"\((.)\)", problem)
+        if operations
+        else None
+    )
 
 
 class SumsVerifier(Verifier):

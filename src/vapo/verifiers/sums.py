@@ -74,17 +74,15 @@ def reveal_index(response: str) -> int | None:
 
 
 def copied(problem: str, response: str) -> bool | None:
-    """Whether a solution has all operations of its problem, in order, and the total that it states; None for a guess without steps.
+    """Whether a response has all operations of its problem, in order, and the total that it states; None for a guess without steps.
 
     >>> copied("7-3+5(9)+9", "7-3=4;4+5=9;9|9;9+9=8;A8"), copied("7-3+5", "7-3=4;A4"), copied("7-3+5", "A4")
     (True, False, None)
     """
+    if _ANSWER.fullmatch(response):
+        return None
     operations = [(operator, int(digit)) for operator, digit in _OPERATION.findall(response)]
-    return (
-        operations == parse_problem(problem)[1] and _CHECK.findall(response) == re.findall(r"\((.)\)", problem)
-        if operations
-        else None
-    )
+    return operations == parse_problem(problem)[1] and _CHECK.findall(response) == re.findall(r"\((.)\)", problem)
 
 
 class SumsVerifier(Verifier):

@@ -7,6 +7,7 @@ Problems of a length are the same for all policies. Sampled at top-p 0.3, so tha
 
 import argparse
 import random
+import re
 from pathlib import Path
 
 import torch
@@ -18,7 +19,9 @@ from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
 from vapo.run.training import quiet_libraries
 from vapo.types import Prompt, SamplingParams
-from vapo.verifiers.sums import SumsVerifier, answer, copied
+from vapo.verifiers.sums import SumsVerifier, answer, parse_problem
+
+OPERATION = re.compile(r"[0-9]([+-])([0-9])=")
 
 
 def miscopied(folder: Path, operands: int, problems: int, samples: int) -> float:
@@ -34,9 +37,9 @@ def miscopied(folder: Path, operands: int, problems: int, samples: int) -> float
     sampler, sampling = Sampler(engine, tokenizer, SumsVerifier()), SamplingParams(top_p=0.3, max_new_tokens=8 * operands + 8)
     wrong = written = 0
     for rollout in sampler.sample(prompts, samples, sampling, seed=0, rl_step=-1):
-        right = copied(rollout.prompt.text[:-1], sampler.decode(rollout.completion.token_ids))
-        written += right is not None
-        wrong += right is False
+        copied = [(operator, int(digit)) for operator, digit in OPERATION.findall(sampler.decode(rollout.completion.token_ids))]
+        written += bool(copied)
+        wrong += bool(copied) and copied != parse_problem(rollout.prompt.text[:-1])[1]
     return wrong / written if written else float("nan")
 
 

@@ -12,7 +12,7 @@ from vapo.data.prompts import SumsPrompts
 from vapo.models.actor import Actor
 from vapo.rollout.sampler import Sampler
 from vapo.rollout.torch_engine import TorchEngine
-from vapo.run.pretrain import copied_share, make_model, pretrain
+from vapo.run.pretrain import consistent_share, make_model, pretrain
 from vapo.run.resolvers import PACKAGE, register, task_settings
 from vapo.types import SamplingParams
 from vapo.verifiers.sums import SumsVerifier
@@ -50,12 +50,12 @@ def test_shipped_base_is_small_and_right_about_one_time_in_six(tmp_path: Path) -
     assert 0.10 <= score <= 0.25
 
 
-def test_a_base_model_that_does_not_read_its_problems_is_noticed(tmp_path: Path, capsys, caplog) -> None:
+def test_a_base_model_that_has_not_learned_its_task_is_noticed(tmp_path: Path, capsys, caplog) -> None:
     base, source = PACKAGE / "assets" / "mini" / "base", config_for(tmp_path).data.source
     tokenizer = AutoTokenizer.from_pretrained(base)
-    assert copied_share(base, tokenizer, task_settings(source), seed=0) > 0.95
+    assert consistent_share(base, tokenizer, task_settings(source), seed=0) > 0.95
     source.max_operands, source.min_operands = 60, 60  # longer than anything it learned from
-    assert copied_share(base, tokenizer, task_settings(source), seed=0) < 0.2
+    assert consistent_share(base, tokenizer, task_settings(source), seed=0) < 0.2
     tiny = [f"paths.root={tmp_path}", "model=made", "data=sums_reveal", "model.recipe.base.steps=1", "model.recipe.model.hidden=16"]
     make_model(config_for(tmp_path, *tiny, "model.recipe.base.batch_tokens=300"))
     assert "base: 0.000 of its solutions" in capsys.readouterr().out and "raise model.recipe.base.steps, 1 now" in caplog.text

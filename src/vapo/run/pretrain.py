@@ -39,7 +39,7 @@ from vapo.run.record import provenance
 from vapo.run.resolvers import task_settings
 from vapo.run.training import quiet_libraries
 from vapo.types import SamplingParams
-from vapo.verifiers.sums import SumsVerifier, copied
+from vapo.verifiers.sums import SumsVerifier, consistent
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ ALPHABET = "0123456789+-=;?:A"
 STATED = "()|"  # where problems state a total
 EOS, PAD = "!", "_"
 PASSES = 3  # forward passes of an optimizer step
-COPIES = 0.9  # a base model of which fewer solutions copy their problem makes a task of its own, of misreading
+CONSISTENT = 0.9  # with fewer such solutions a base model makes a task of its own, of misreading
 
 
 def build_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
@@ -161,13 +161,13 @@ def _sampler(base: Path, tokenizer: PreTrainedTokenizerFast, device: str) -> Sam
     return Sampler(engine, tokenizer, SumsVerifier())
 
 
-def copied_share(base: Path, tokenizer: PreTrainedTokenizerFast, task: dict[str, Any], seed: int, device: str = "cpu") -> float:
-    """The share of the base model's solutions in steps, to 256 problems of the task, that copy all that their problem says."""
+def consistent_share(base: Path, tokenizer: PreTrainedTokenizerFast, task: dict[str, Any], seed: int, device: str = "cpu") -> float:
+    """The share of the base model's responses to 256 problems of the task that are consistent with them; guesses aside."""
     source, longest = SumsPrompts(tokenizer, **task), 8 * task["max_operands"] + 8
     sampler = _sampler(base, tokenizer, device)
     prompts = [source.prompt(index, seed + 20_000) for index in range(256)]
     rollouts = sampler.sample(prompts, 1, SamplingParams(max_new_tokens=longest), seed, rl_step=0)
-    found = [copied(source.problem(rollout.prompt), sampler.decode(rollout.completion.token_ids)) for rollout in rollouts]
+    found = [consistent(source.problem(rollout.prompt), sampler.decode(rollout.completion.token_ids)) for rollout in rollouts]
     written = [right for right in found if right is not None]
     return sum(written) / len(written) if written else 1.0
 
@@ -232,10 +232,10 @@ def pretrain(config: DictConfig) -> None:
     pretrain_base(model, tokenizer, solver, **task, **base, seed=config.seed)
     model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    share = copied_share(out / "base", tokenizer, task_settings(config.data.source), config.seed, config.device)
-    print(f"base: {share:.3f} of its solutions in steps copy all of their problem", flush=True)
-    if share < COPIES:
-        log.warning(f"the base model does not read its problems yet: raise model.recipe.base.steps, {base['steps']} now")
+    share = consistent_share(out / "base", tokenizer, task_settings(config.data.source), config.seed, config.device)
+    print(f"base: {share:.3f} of its solutions are consistent with their problem, slips aside", flush=True)
+    if share < CONSISTENT:
+        log.warning(f"the base model has not learned its task yet: raise model.recipe.base.steps, {base['steps']} now")
     if config.reward_model.rollouts > 0:
         reward_model = train_reward_model(
             out / "base", tokenizer, task, **config.reward_model, seed=config.seed, device=config.device

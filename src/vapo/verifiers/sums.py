@@ -22,8 +22,7 @@ from vapo.verifiers.base import Verifier
 MODULUS = 10
 _ANSWER = re.compile(r"A([0-9])")
 _STEP = re.compile(r"([0-9])([+-])([0-9])=(?:([0-9])|\?([0-9])?)")
-_CHECK = re.compile(r"[0-9]\|([0-9])[;:]")
-_OPERATION = re.compile(r"[0-9]([+-])([0-9])=")
+_CHECK = re.compile(r"[0-9]\|[0-9][;:]")
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,29 @@ def reveal_index(response: str) -> int | None:
     return None if match is None else match.start() + 2
 
 
-def copied(problem: str, response: str) -> bool | None:
-    """Whether a response has all operations of its problem, in order, and the total that it states; None for a guess without steps.
+def consistent(problem: str, response: str) -> bool | None:
+    """Whether a response is what its solver would write, results aside: all operations of the problem in order, each from the total
+    before it, the stated total, the right mark, and the last total as the answer. None for a guess.
 
-    >>> copied("7-3+5(9)+9", "7-3=4;4+5=9;9|9;9+9=8;A8"), copied("7-3+5", "7-3=4;A4"), copied("7-3+5", "A4")
+    >>> problem = "7-3+5(9)+9"
+    >>> consistent(problem, "7-3=4;4+5=8;8|9:8+9=7;A7"), consistent(problem, "7-3=4;4+5=8;8|9;8+9=7;A7"), consistent(problem, "A4")
     (True, False, None)
     """
     if _ANSWER.fullmatch(response):
         return None
-    operations = [(operator, int(digit)) for operator, digit in _OPERATION.findall(response)]
-    return operations == parse_problem(problem)[1] and _CHECK.findall(response) == re.findall(r"\((.)\)", problem)
+    total, operations, stated_after = parse_problem(problem)
+    position, stated = 0, re.findall(r"\(([0-9])\)", problem)
+    for number, (operator, operand) in enumerate(operations, start=1):
+        match = _STEP.match(response, position)
+        if match is None or match[0][:4] != f"{total}{operator}{operand}=" or response[match.end() : match.end() + 1] != ";":
+            return False
+        total, position = int(match[4] or match[5] or total), match.end() + 1
+        if number == stated_after:
+            check = f"{total}|{stated[0]}{';' if str(total) == stated[0] else ':'}"
+            if not response.startswith(check, position):
+                return False
+            position += len(check)
+    return response[position:] == f"A{total}"
 
 
 class SumsVerifier(Verifier):

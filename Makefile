@@ -33,8 +33,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PIP) --no-deps -e .
 	@touch $@
 
-test: setup  ## run the fast tests (no slow, vllm or gpu test) and the doctests
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not vllm and not gpu" $(PYTEST_ARGS)
+test: setup  ## run the fast tests (no slow, vllm or gpu test) and the doctests; names the ten that took longest
+	$(BIN)/python -m pytest -q -n $(WORKERS) --durations=10 -m "not slow and not vllm and not gpu" $(PYTEST_ARGS)
 
 test-slow: setup  ## run the tests that `make test` leaves out (vllm and gpu tests skip themselves where they cannot run)
 	$(BIN)/python -m pytest -q -m "slow or vllm or gpu" $(PYTEST_ARGS)

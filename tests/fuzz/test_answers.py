@@ -15,71 +15,11 @@ from vapo.verifiers.extraction import MARKERS, find_answer
 from vapo.verifiers.math_answer import MathVerifier
 from vapo.verifiers.sums import SumsVerifier
 
-PIECES = st.sampled_from(
-    [
-        "\\frac",
-        "{",
-        "}",
-        "^",
-        "_",
-        "\\sqrt",
-        "\\boxed{",
-        "Answer:",
-        "**Answer**: ",
-        "#### ",
-        "<answer>",
-        "</answer>",
-        "\\left(",
-        "\\\\",
-        "&",
-    ]
-    + [
-        "\\begin{pmatrix}",
-        "\\end{pmatrix}",
-        "\\text{",
-        "\n",
-        " ",
-        "$",
-        "$$",
-        "\\[",
-        "\\]",
-        "=",
-        ",",
-        ";",
-        "!",
-        "%",
-        "x",
-        "17",
-        "1,234",
-        "0.5",
-    ]
-    + [
-        "\\infty",
-        "\\cup",
-        "[",
-        "]",
-        "(",
-        ")",
-        "km/h",
-        "^\\circ",
-        "\\pi",
-        "i",
-        "-",
-        "+",
-        "/",
-        "e",
-        "答案：",
-        "±",
-        "\\pm",
-        "∞",
-        "²",
-        "\x00",
-        "```",
-    ]
-)
-TEXTS = st.one_of(
-    st.text(max_size=60), st.lists(PIECES, max_size=25).map("".join), st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)
-)
+WORDS = r"\frac { } ^ _ \sqrt \boxed{ Answer: #### <answer> </answer> \left( \\ & \begin{pmatrix} \end{pmatrix} \text{ $ $$ \[ \]"
+WORDS += r" = , ; ! % x 17 1,234 0.5 \infty \cup [ ] ( ) km/h ^\circ \pi i - + / e 答案： ± \pm ∞ ²"
+PIECES = st.sampled_from([*WORDS.split(), "**Answer**: ", "\n", " ", "\x00", "```"])
+NOISE = st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)
+TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=25).map("".join), NOISE)
 GOLDS = ["18", "-7", "\\frac{1}{3}", "0.5", "1234", "(3, 4)", "\\{1, 2\\}", "[0, 1)", "x^2+1", "x=3", "50\\%", "\\text{yes}", "A"]
 NUMBERS = st.one_of(st.integers(-2000, 2000), st.integers(-(10**12), 10**12), st.fractions(-50, 50, max_denominator=99)).map(
     Fraction

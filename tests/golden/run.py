@@ -2,7 +2,7 @@
 
     python -m tests.golden.run
 
-It runs once for each instruction set that ATen has a build for, and this machine: a matrix library rounds as its own processor wants.
+It runs once for each instruction set of ATen, on this machine: a matrix library rounds as its own processor wants.
 """
 
 import csv

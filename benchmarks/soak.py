@@ -1,4 +1,4 @@
-"""Thousands of RL steps of a tiny setting: do memory, file handles, threads, the run folder and the time of a step stay as they were?
+"""Thousands of RL steps of a tiny setting: do memory, file handles, threads, disk and the time of a step stay as they were?
 
     python -m benchmarks.soak                     2,000 RL steps, a few minutes
     python -m benchmarks.soak --steps 30 --settle 10 --folder logs/soak

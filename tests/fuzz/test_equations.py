@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.fuzz.batches import LENGTHS, SCALES, SEEDS, SHARES, batches, normal
 from torch import Tensor
@@ -56,6 +56,9 @@ def test_monte_carlo_return(lengths: list[int], seed: int, gamma: float) -> None
     pairs = zip(reward_B.tolist(), lengths, strict=True)
     expected = [reward * gamma**later for reward, length in pairs for later in range(length - 1, -1, -1)]
     close(advantages.monte_carlo_return(reward_B, torch.tensor(lengths), gamma), expected)
+    assert torch.equal(
+        advantages.monte_carlo_return(reward_B, torch.tensor(lengths)), advantages.spread(reward_B, torch.tensor(lengths))
+    )
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=1), st.floats(1e-3, 10))
@@ -67,6 +70,7 @@ def test_length_adaptive_lambda(lengths: list[int], alpha: float) -> None:
 
 
 @given(st.integers(1, 200_000), SEEDS, st.sampled_from([0.0, 1.0, 1e3]), st.sampled_from([0.0, -1e4, 1e4]))
+@example(2, 0, 1.0, 0.0)
 def test_whitening(tokens: int, seed: int, scale: float, offset: float) -> None:
     x_R = normal(seed, tokens, scale) + offset
     white_R = masked.whiten(x_R)
@@ -213,6 +217,8 @@ def test_entropy(tokens: int, words: int, seed: int, scale: float) -> None:
     p_NV = logits_NV.double().softmax(-1)
     expected = [-sum(p * math.log(p) for p in row if p > 0) for row in p_NV.tolist()]
     assert_close(diagnostics.entropy(logits_NV).double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+    given_N = logits_NV.logsumexp(-1) + 1  # of probabilities that are all lower by a factor e
+    assert_close(diagnostics.entropy(logits_NV, given_N), (diagnostics.entropy(logits_NV) + 1) / math.e, rtol=1e-4, atol=1e-4)
 
 
 @given(MASKS, SEEDS, st.sampled_from(mismatch.MISMATCH), st.floats(0.01, 1), st.floats(1, 20), st.sampled_from([0.01, 1.0, 50.0]))
@@ -220,6 +226,7 @@ def test_mismatch_weights(mask_BT: Tensor, seed: int, kind: str, low: float, hig
     mask_BT[:, 0] = True  # a response has a token
     log_rho_BT = normal(seed, mask_BT.numel(), scale).view(mask_BT.shape)
     weight_BT = mismatch.mismatch_weight(kind, log_rho_BT, mask_BT, low, high)
+    assert weight_BT.dtype == log_rho_BT.dtype
     for log_rho_T, mask_T, weight_T in zip(log_rho_BT.tolist(), mask_BT.tolist(), weight_BT.tolist(), strict=True):
         mine = [x for x, on in zip(log_rho_T, mask_T, strict=True) if on]
         for log_rho, on, weight in zip(log_rho_T, mask_T, weight_T, strict=True):
@@ -257,4 +264,5 @@ def test_bootstrap_interval(correct_PK: list[list[bool]], seed: int) -> None:
     low, high = evaluation.bootstrap_interval(correct_PK, resamples=200, seed=seed)
     slack = 1e-9
     assert min(shares) - slack <= low <= high <= max(shares) + slack
+    assert evaluation.bootstrap_interval(correct_PK, 1.0, 200, seed)[1] >= high
     assert len(set(shares)) > 1 or low == pytest.approx(high) == pytest.approx(shares[0])

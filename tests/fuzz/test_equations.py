@@ -71,6 +71,7 @@ def test_length_adaptive_lambda(lengths: list[int], alpha: float) -> None:
 
 @given(st.integers(1, 200_000), SEEDS, st.sampled_from([0.0, 1.0, 1e3]), st.sampled_from([0.0, -1e4, 1e4]))
 @example(2, 0, 1.0, 0.0)
+@example(2, 0, 1e-4, 0.0)  # where epsilon counts
 def test_whitening(tokens: int, seed: int, scale: float, offset: float) -> None:
     x_R = normal(seed, tokens, scale) + offset
     white_R = masked.whiten(x_R)

@@ -83,3 +83,23 @@ def test_trim_of_everything_and_of_nothing(tmp_path):
     assert rows(tmp_path) == []
     log(tmp_path, (4, {"a": 2.0}))
     assert rows(tmp_path) == [{"rl_step": 4, "a": 2.0}]
+
+
+def test_the_cost_of_a_step_does_not_grow_with_the_run(tmp_path, monkeypatch):
+    """Earlier rows are texts: no number of them is written out anew, as pandas would."""
+    names = [f"x{i}" for i in range(50)]
+    logger = MetricsCSV(str(tmp_path))
+    for step in range(300):
+        logger.log_metrics(dict.fromkeys(names, 1.0 / 3), step)
+    reads = []
+
+    class Number(float):
+        def __float__(self):
+            reads.append(1)
+            return 0.5
+
+    monkeypatch.setattr(pd, "DataFrame", None)
+    logger.log_metrics({name: Number(1.0) for name in names}, 300)
+    assert len(reads) <= len(names)
+    monkeypatch.undo()
+    assert len(rows(tmp_path)) == 301 and rows(tmp_path)[-1]["x0"] == 0.5

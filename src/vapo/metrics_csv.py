@@ -15,7 +15,8 @@ class MetricsCSV(Logger):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._rows: dict[int, dict[str, float]] | None = None
+        self._columns: list[str] = []
+        self._lines: dict[int, str] = {}  # of each step, as it is in the file: a long run's rows are not written out anew
 
     @property
     def name(self) -> str:
@@ -37,19 +38,27 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
-        if self._rows is None:
-            self._rows = {}
+        if not self._columns:
+            self._columns = ["rl_step"]
             if self.path.exists():
-                for row in pd.read_csv(self.path).to_dict("records"):
-                    self._rows[int(row["rl_step"])] = {k: v for k, v in row.items() if v == v and k != "rl_step"}
-        self._rows.setdefault(step, {}).update(metrics)
-        frame = pd.DataFrame([{"rl_step": step, **row} for step, row in sorted(self._rows.items())])
-        _write(frame, self.path)
+                header, *lines = self.path.read_text().splitlines()
+                self._columns, self._lines = header.split(","), {int(line.split(",", 1)[0]): line for line in lines}
+        new = [name for name in metrics if name not in self._columns]
+        if new:
+            self._columns += new
+            self._lines = {step: line + "," * len(new) for step, line in self._lines.items()}
+        row = dict(zip(self._columns, self._lines.get(step, "").split(","), strict=False))
+        row |= {"rl_step": str(step)} | {name: repr(float(x)) if x == x else "" for name, x in metrics.items()}
+        ordered = not self._lines or step >= next(reversed(self._lines))
+        self._lines[step] = ",".join(row.get(name, "") for name in self._columns)
+        if not ordered:
+            self._lines = dict(sorted(self._lines.items()))
+        _write("\n".join([",".join(self._columns), *self._lines.values(), ""]), self.path)
 
 
-def _write(frame: pd.DataFrame, path: Path) -> None:
+def _write(text: str, path: Path) -> None:
     partial = path.with_suffix(".partial")
-    frame.to_csv(partial, index=False)
+    partial.write_text(text)
     partial.replace(path)
 
 
@@ -57,4 +66,4 @@ def trim(path: Path, rl_step: int) -> None:
     """Removes the rows after `rl_step`: a resumed run writes them again."""
     if path.exists():
         frame = pd.read_csv(path)
-        _write(frame[frame["rl_step"] <= rl_step], path)
+        _write(frame[frame["rl_step"] <= rl_step].to_csv(index=False), path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vapo.algorithms import explained_variance, explained_variance_sums, token_mean, value_loss
+from vapo.algorithms import centred_sums, explained_variance, explained_variance_sums, token_mean, value_loss
 
 
 def test_value_loss_is_half_the_squared_error(draw):
@@ -107,3 +107,16 @@ def test_explained_variance_sums_add_up_over_micro_batches_and_ranks(draw_tokens
     parts = zip(value_R.chunk(splits), return_R.chunk(splits), strict=True)
     together = explained_variance(torch.stack([explained_variance_sums(*part) for part in parts]).sum(0))
     assert together.item() == pytest.approx(explained(value_R, return_R))
+
+
+def test_centred_sums_are_of_the_problems_with_two_responses_or_more():
+    """One response, two and three: the squares about each problem's mean over its tokens; the first problem is left out."""
+    value_R = torch.randn(11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return_R = torch.tensor([1, 1, -1, 1, 1, 1, -1, -1, -1, 1, 1], dtype=torch.float64)
+    sums_B5 = explained_variance_sums(value_R, return_R, torch.tensor([2, 1, 3, 1, 2, 2]))
+    squares = [
+        sum((x_R[part].var(correction=0) * len(x_R[part])) for part in (slice(2, 6), slice(6, 11)))
+        for x_R in (return_R, return_R - value_R)
+    ]
+    found = centred_sums(sums_B5, torch.tensor([0, 1, 1, 2, 2, 2]))
+    assert found.tolist() == pytest.approx([9, 0, squares[0].item(), 0, squares[1].item()])

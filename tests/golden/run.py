@@ -37,8 +37,8 @@ NAMES = [
 ]
 # Largest deviations from each other of 3 instruction sets, an old matrix library's code path and 6 runs whose first weights were
 # moved by one part in 10 million, over the largest value of each quantity: 1.3e-6 in steps 1 to 3, 9e-4 in steps 4 to 6; 0.034 of
-# those that last in steps 7 to 10, where some response has gone another way. Ten changes by 1 % to 5 % (docs/reliability.md) each
-# exceed a limit by step 6.
+# those that last in steps 7 to 10, where some response has gone another way. Thirteen changes by 0.5 % to 5 %
+# (docs/reliability.md) each exceed a limit.
 LIMITS = {1: (NAMES, 1e-4), 4: (NAMES, 4e-3), 7: (LASTING, 0.1)}  # from which RL step on
 
 

@@ -1,8 +1,8 @@
 #!/bin/bash
-# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|late|real|main|added|fresh|extra
+# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|real|main|added|fresh|extra
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
-piece=${1:?say which piece: safe, baselines, late, real, main, added, fresh or extra}
+piece=${1:?say which piece: safe, baselines, real, main, added, fresh or extra}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
 failed=0
@@ -32,18 +32,6 @@ case $piece in
   baselines) # the default run and the four baselines; README's figure
     run experiment=vapo_full,ppo_vanilla,grpo,dapo,vc_ppo seed=400,401,402,403,404 \
       "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}.pt"
-    ;;
-  late) # slips that show late, and a fresh critic; the protocol is in docs/results.md
-    late() {
-      run data=sums_reveal model=made model.recipe.solver.slip_rate=0.5 module.critic_optimizer.lr=3e-3 \
-        callbacks.aime_evaluation.every_n_steps=10 \
-        "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}.pt" "$@"
-    }
-    for seeds in 500,501,502 503,504; do
-      late experiment=vapo_full ablation=none,no_length_adaptive_gae,no_value_pretraining seed=$seeds
-      late experiment=ppo_vanilla,dapo,grpo,vc_ppo seed=$seeds
-      late experiment=vapo_full ablation=no_decoupled_gae,"$policy" seed=$seeds
-    done
     ;;
   real) # a pretrained model, one run at a time on two threads; no run has been made to its end (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&
@@ -82,7 +70,7 @@ case $piece in
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
     train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
-  *) echo "no piece $piece: safe, baselines, late, real, main, added, fresh or extra" >&2; exit 1 ;;
+  *) echo "no piece $piece: safe, baselines, real, main, added, fresh or extra" >&2; exit 1 ;;
 esac
 $python src/report.py "$folder" --out docs/results/"$piece" || failed=1
 exit $failed

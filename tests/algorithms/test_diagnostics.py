@@ -50,6 +50,12 @@ def test_clip_indicators_are_their_definition(draw, low, high):
     assert high_BT.flatten().tolist() == [float(exp(x) > 1 + high and a > 0) for x, a in pairs]
 
 
+def test_a_token_without_advantage_or_on_the_bound_is_not_clipped():
+    log_ratio_BT = torch.tensor([[log(4.0), -log(4.0), log(2.0), -log(2.0)]])
+    found = clip_indicators(log_ratio_BT, torch.tensor([[0.0, 0.0, 1.0, -1.0]]), clip_low=0.5, clip_high=1.0)
+    assert [indicator_BT.tolist() for indicator_BT in found] == [[[0.0] * 4]] * 2
+
+
 def test_clip_indicators_mark_exactly_the_tokens_without_gradient(draw):
     log_ratio_BT, advantage_BT = (0.5 * draw()).requires_grad_(), draw()
     clipped_surrogate(log_ratio_BT, advantage_BT, 0.2, 0.28).sum().backward()

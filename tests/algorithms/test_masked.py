@@ -55,6 +55,11 @@ def test_the_mean_of_nothing_is_zero(mean):
     assert mean(torch.full((2, 3), torch.nan), torch.zeros(2, 3, dtype=torch.bool), 0).item() == 0.0
 
 
+def test_one_token_of_one_response_is_its_own_mean():
+    x_BT, mask_BT = torch.tensor([[5.0]]), torch.tensor([[True]])
+    assert token_mean(x_BT, mask_BT, 1) == sequence_mean(x_BT, mask_BT, 1) == 5.0
+
+
 @pytest.mark.parametrize("splits", [1, 2, 4, 8])
 @pytest.mark.parametrize("mean", [token_mean, sequence_mean])
 def test_means_of_micro_batches_add_up_to_the_mean_of_the_batch(draw, mask_BT, mean, splits):

@@ -83,3 +83,10 @@ def test_answers(tmp_path: Path) -> None:
     printed = finished("benchmarks.answers", str(graded), "--sets", str(sets))
     assert "| number | 2 | 1 | 1 | 1 | 0.500 | 0.500 |" in printed and "| exam | 10 | 0 | 12 | 0 | 1.000 | 1.000 |" in printed
     assert printed.endswith(versions())
+
+
+def test_soak() -> None:
+    printed = finished("benchmarks.soak", "--steps", "8", "--settle", "2")
+    first = [line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines() if line.startswith("| ")]
+    assert first[2:] == ["memory", "file handles", "threads", "checkpoints", "logs", "CPU time of a step"]
+    assert first[0].startswith("quantity") and printed.endswith(versions())

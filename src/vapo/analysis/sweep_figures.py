@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from vapo.analysis.sweep import interval
 
 TITLES = {
-    "score": "MiniAIME avg@32",
+    "score": "score, avg@k of the benchmark",
     "length": "response length, tokens",
     "reward": "reward, mean of a step",
     "entropy": "entropy, nats per token",

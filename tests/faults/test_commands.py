@@ -18,7 +18,11 @@ SECRET = "planted-key-5b1f0c"
 def start(folder: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "src/train.py", *arguments, f"hydra.run.dir={folder}"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C, and so would its children
+    try:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_without_loggers_and_one_without_callbacks(tmp_path: Path) -> None:

@@ -11,15 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from tests.runs import FAST as SAME
-from tests.runs import metrics, resume, run
+from tests.runs import FAST, metrics, resume, run
 
 from vapo.analysis.compare import compare
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.metrics_csv import MetricsCSV
 from vapo.module import RLModule
-
-FAST = ("callbacks.aime_evaluation=null", "callbacks.export_hf=null")
 
 
 def test_a_checkpoint_does_not_go_through_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +54,7 @@ def test_a_disk_that_is_full_or_read_only_is_named_and_nothing_is_left_behind(
     with monkeypatch.context() as patch:
         break_disk(patch, "step_000003.ckpt.partial", number)
         with pytest.raises(OSError, match=rf"written to {tmp_path}/checkpoints \(.*{DISKS[number]}.*step_000002.ckpt is intact"):
-            run(tmp_path, *SAME)
+            run(tmp_path, *FAST)
     assert not list(tmp_path.rglob("*.partial"))
     resume(tmp_path)
     assert metrics(tmp_path).equals(metrics(fast_run))
@@ -78,7 +75,7 @@ def test_metrics_that_cannot_be_written_stop_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(MetricsCSV, "log_metrics", log_metrics)
         with pytest.raises(OSError, match=DISKS[number]):
-            run(tmp_path, *SAME)
+            run(tmp_path, *FAST)
     assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
     resume(tmp_path)
     assert metrics(tmp_path).equals(metrics(fast_run))
@@ -97,7 +94,7 @@ def test_a_slow_disk_changes_nothing(fast_run: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "open", slowly(opened))
     monkeypatch.setattr(Path, "replace", slowly(replaced))
-    run(tmp_path, *SAME)
+    run(tmp_path, *FAST)
     assert len(waits) > 10 and compare(fast_run, tmp_path).first is None
 
 
@@ -106,7 +103,7 @@ def test_a_clock_that_jumps_changes_nothing(fast_run: Path, tmp_path: Path, monk
     measured with clocks that nobody sets."""
     original, hours = time.time, itertools.cycle((5, -3, 24))
     monkeypatch.setattr(time, "time", lambda: original() + 3600 * next(hours))
-    run(tmp_path, *SAME)
+    run(tmp_path, *FAST)
     assert compare(fast_run, tmp_path).first is None
     measured = pd.read_csv(tmp_path / "metrics.csv")
     seconds = measured[[name for name in measured if name.startswith("time/")]]

@@ -83,7 +83,7 @@ class NoisySolver:
             text += f"{total}{operator}{operand}={result};"
             total = int(result[-1]) if result != "?" else total
             if number == stated_after:
-                text += f"{total}|{stated}{';' if total == stated else ':'}"
+                text += f"{total}|{stated}={apply(total, '-', stated)};"
         return f"{text}A{total}"
 
 

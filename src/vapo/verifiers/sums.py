@@ -7,8 +7,8 @@ A problem is `7-3+5+9`: start at the first number, add and subtract, keep the la
 
 where a result is a digit, or `?`, a slip: the step is skipped and the total stays; a digit after `?` repairs it.
 
-A problem may state the true total after one of its operations, `7-3+5(9)+9`. There a solution writes its own total beside it, and
-whether they agree: `9|9;`, or `5|9:` after a slip. In such problems a slip is a wrong digit, which nobody sees before that place.
+A problem may state the true total after one of its operations, `7-3+5(9)+9`. There a solution checks its own total: it subtracts the
+stated one, `9|9=0;`, or `0|9=1;` after a slip. In such problems a slip is a wrong digit, which nobody sees before that place.
 
 One character is one token, so a character's index in the response is its token's index.
 """
@@ -22,7 +22,7 @@ from vapo.verifiers.base import Verifier
 MODULUS = 10
 _ANSWER = re.compile(r"A([0-9])")
 _STEP = re.compile(r"([0-9])([+-])([0-9])=(?:([0-9])|\?([0-9])?)")
-_CHECK = re.compile(r"[0-9]\|[0-9][;:]")
+_CHECK = re.compile(r"[0-9]\|[0-9]=[0-9];")
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ def reveal_index(response: str) -> int | None:
 
 def consistent(problem: str, response: str) -> bool | None:
     """Whether a response is what its solver would write, results aside: all operations of the problem in order, each from the total
-    before it, the stated total, the right mark, and the last total as the answer. None for a guess.
+    before it, the right check of the stated total, and the last total as the answer. None for a guess.
 
     >>> problem = "7-3+5(9)+9"
-    >>> consistent(problem, "7-3=4;4+5=8;8|9:8+9=7;A7"), consistent(problem, "7-3=4;4+5=8;8|9;8+9=7;A7"), consistent(problem, "A4")
+    >>> consistent(problem, "7-3=4;4+5=8;8|9=9;8+9=7;A7"), consistent(problem, "7-3=4;4+5=8;8|9=0;8+9=7;A7"), consistent(problem, "A4")
     (True, False, None)
     """
     if _ANSWER.fullmatch(response):
@@ -90,7 +90,7 @@ def consistent(problem: str, response: str) -> bool | None:
             return False
         total, position = int(match[4] or match[5] or total), match.end() + 1
         if number == stated_after:
-            check = f"{total}|{stated[0]}{';' if str(total) == stated[0] else ':'}"
+            check = f"{total}|{stated[0]}={apply(total, '-', int(stated[0]))};"
             if not response.startswith(check, position):
                 return False
             position += len(check)

@@ -103,7 +103,7 @@ class RLModule(LightningModule):
         self.batch, self.rollouts, self.sampled = None, [], []  # frees the last step's before this step's are there
         rollouts = self.collect(prompts)
         batch = self.annotate(rollouts)
-        batch = self.algorithm.credit(batch, monte_carlo=self.actor_frozen)
+        batch = self.algorithm.credit(batch, pretraining=self.actor_frozen)
         self.improve(batch)
         self.report(batch)
 

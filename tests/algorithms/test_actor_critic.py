@@ -72,7 +72,7 @@ def estimate(reward, value_T, lam, gamma):
     return [sum((gamma * lam) ** (k - t) * delta_T[k] for k in range(t, length)) for t in range(length)]
 
 
-def credit(batch, algorithm, monte_carlo=False):
+def credit(batch, algorithm, pretraining=False):
     """Advantages and targets, one flat list each."""
     advantage_R, target_R, start = [], [], 0
     for i, length in enumerate(batch.response_length_B.tolist()):
@@ -83,7 +83,7 @@ def credit(batch, algorithm, monte_carlo=False):
         critic_lambda = actor_lambda if algorithm.critic_lambda is None else algorithm.critic_lambda
         reward = outcome(batch, i, algorithm)
         advantage_R += estimate(reward, value_T, actor_lambda, algorithm.gamma)
-        target_T = estimate(reward, value_T, 1.0 if monte_carlo else critic_lambda, algorithm.gamma)
+        target_T = estimate(reward, value_T, algorithm.pretraining_lambda if pretraining else critic_lambda, algorithm.gamma)
         target_R += [advantage + value for advantage, value in zip(target_T, value_T, strict=True)]
         start += length
     if algorithm.whiten_advantages:
@@ -93,7 +93,7 @@ def credit(batch, algorithm, monte_carlo=False):
     return advantage_R, target_R
 
 
-@pytest.mark.parametrize("monte_carlo", [False, True])
+@pytest.mark.parametrize("pretraining", [False, True])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -104,22 +104,24 @@ def credit(batch, algorithm, monte_carlo=False):
         {"length_adaptive_alpha": 0.3, "critic_lambda": 1.0},
         {"whiten_advantages": True},
         {"whiten_advantages": True, "length_adaptive_alpha": 0.3, "critic_lambda": 1.0},
+        {"pretraining_lambda": 0.5, "critic_lambda": 1.0},
+        {"pretraining_lambda": 0.0},
         {"gamma": 0.9},
         {"overlong_buffer": 4, "max_response_tokens": 8},
     ],
     ids=str,
 )
-def test_credit_is_its_definition(annotated, changes, monte_carlo):
+def test_credit_is_its_definition(annotated, changes, pretraining):
     algorithm = replace(BASE, **changes)
-    credited = algorithm.credit(annotated, monte_carlo=monte_carlo)
-    advantage_R, target_R = credit(annotated, algorithm, monte_carlo)
+    credited = algorithm.credit(annotated, pretraining=pretraining)
+    advantage_R, target_R = credit(annotated, algorithm, pretraining)
     assert credited.advantage_R.tolist() == pytest.approx(advantage_R, abs=1e-5)
     assert credited.target_R.tolist() == pytest.approx(target_R, abs=1e-5)
     assert not credited.advantage_R.requires_grad and not credited.target_R.requires_grad
 
 
 def test_monte_carlo_targets_are_the_outcome_whatever_the_values(annotated):
-    target_R = BASE.credit(annotated, monte_carlo=True).target_R
+    target_R = BASE.credit(annotated, pretraining=True).target_R
     expected = annotated.correct_B.float().repeat_interleave(annotated.response_length_B) * 2 - 1
     assert_close(target_R, expected)
 

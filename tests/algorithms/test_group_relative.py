@@ -71,7 +71,7 @@ def test_credit_needs_no_values_and_cannot_pretrain_a_critic(batch):
     assert GRPO.credit(batch).advantage_R is not None
     assert not GRPO.needs_critic and ActorCritic.needs_critic
     with pytest.raises(AssertionError, match="no critic to pretrain"):
-        GRPO.credit(batch, monte_carlo=True)
+        GRPO.credit(batch, pretraining=True)
 
 
 def weights(batch, aggregation):

@@ -12,7 +12,7 @@ import pytest
 
 from vapo.analysis.report import markdown_table, write_report
 from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarize
-from vapo.analysis.sweep_figures import plot_columns, plot_dose, smoothness, steps_share
+from vapo.analysis.sweep_figures import plot_columns, smoothness, steps_share
 from vapo.run.resolvers import job_folder
 
 BENCHMARK = "mini_aime_t1_p0.7"
@@ -201,17 +201,3 @@ def test_a_sweep_that_has_only_begun_has_a_report(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"experiment=vapo_full,seed={seed}", [0.2], [9.0])
     assert "| vapo_full | 2 | 0.20 ± 0.00 |" in write_report(tmp_path, tmp_path).read_text()
-
-
-def test_doses_are_in_order_with_their_intervals(tmp_path):
-    for dose, scores in (("0.1", (0.5, 0.7)), ("0.8", (0.2, 0.4))):
-        for seed, score in enumerate(scores):
-            write_run(tmp_path / f"experiment=vapo_full,x.alpha={dose},seed={seed}", [0.1, score], [100.0, 80.0])
-    for seed in (0, 1):
-        write_run(tmp_path / f"experiment=vapo_full,seed={seed}", [0.1, 0.9], [100.0, 80.0])
-    last, area = plot_dose(summarize(load_sweep(tmp_path)), "x.alpha", 0.4).axes
-    assert last.lines[0].get_xdata().tolist() == [0.1, 0.4, 0.8]
-    assert last.lines[0].get_ydata().tolist() == pytest.approx([0.6, 0.9, 0.3])
-    assert area.lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.2])
-    low, high = last.collections[0].get_segments()[0]
-    assert high[1] - low[1] == pytest.approx(2 * interval([0.5, 0.7])[1])

@@ -111,8 +111,8 @@ def precise(batch: Batch) -> Batch:
 def test_cutting_a_batch_changes_no_loss(
     algorithm: PolicyGradient, batch: Batch, budget: int, ranks: int, seed: int, distance: float, pretraining: bool
 ) -> None:
-    monte_carlo = pretraining and isinstance(algorithm, ActorCritic)
-    batch = precise(algorithm.credit(precise(batch), monte_carlo))
+    pretraining = pretraining and isinstance(algorithm, ActorCritic)
+    batch = precise(algorithm.credit(precise(batch), pretraining))
     assert batch.advantage_R is not None and batch.advantage_R.isfinite().all()
     moved_R = normal(seed, len(batch.old_logprob_R), distance)
     for kind in ("actor", "critic") if algorithm.needs_critic else ("actor",):
@@ -152,12 +152,12 @@ def test_what_is_in_the_padding_changes_no_loss(algorithm: PolicyGradient, batch
 
 
 @given(CRITICS, batches(), st.booleans(), SEEDS)
-def test_a_rollouts_credit_depends_on_no_other(algorithm: ActorCritic, batch: Batch, monte_carlo: bool, seed: int) -> None:
+def test_a_rollouts_credit_depends_on_no_other(algorithm: ActorCritic, batch: Batch, pretraining: bool, seed: int) -> None:
     """But for the whitening. Groups and order do not enter either."""
     algorithm = replace(algorithm, whiten_advantages=False)
-    whole = algorithm.credit(batch, monte_carlo)
+    whole = algorithm.credit(batch, pretraining)
     chosen = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))[: max(1, len(batch) // 2)]
-    part = algorithm.credit(batch.select(chosen), monte_carlo)
+    part = algorithm.credit(batch.select(chosen), pretraining)
     for mine_R, all_R in ((part.advantage_R, whole.advantage_R), (part.target_R, whole.target_R)):
         assert mine_R is not None and all_R is not None
         assert torch.equal(mine_R, all_R[places(batch, chosen.tolist())])

@@ -25,6 +25,7 @@ class ActorCritic(PolicyGradient):
     )
     actor_lambda: float = 0.95  # lambda of the advantages, unless length-adaptive
     critic_lambda: float | None = None  # lambda of the value targets (technique 2); None shares the actor's
+    pretraining_lambda: float = 1.0  # lambda of the value targets in value pretraining; 1 is the Monte-Carlo return
     length_adaptive_alpha: float | None = None  # alpha of the length-adaptive lambda (technique 3); None uses actor_lambda
     gamma: float = 1.0  # discount; 1 throughout the paper
     whiten_advantages: bool = True  # usual in PPO code, not in the paper's text (A10)
@@ -36,7 +37,7 @@ class ActorCritic(PolicyGradient):
             self.value_pretraining_steps >= 0,
             f"algorithm.value_pretraining_steps is {self.value_pretraining_steps}; set it to 0 (none) or more RL steps",
         )
-        for name in ("actor_lambda", "critic_lambda", "gamma"):
+        for name in ("actor_lambda", "critic_lambda", "pretraining_lambda", "gamma"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"algorithm.{name} is {value}; set it in [0, 1]")
         alpha = self.length_adaptive_alpha
@@ -49,13 +50,13 @@ class ActorCritic(PolicyGradient):
             f"algorithm.clip_value is {self.clip_value}; set it above 0, or to null for none",
         )
 
-    def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
+    def credit(self, batch: Batch, pretraining: bool = False) -> Batch:
         """Adds advantages and value targets to an annotated batch (techniques 2 and 3). The reward, 1 for a correct response and -1
         for any other, is on the last token. The critic is the baseline: groups do not enter.
 
         Args:
             batch: must have `value_R`.
-            monte_carlo: True during value pretraining (technique 1): value targets are plain returns, as with critic_lambda 1.
+            pretraining: True during value pretraining (technique 1): value targets have pretraining_lambda.
         """
         value_R, length_B, actor_lambda = batch.value_R, batch.response_length_B, self.policy_lambda(batch)
         assert value_R is not None
@@ -65,10 +66,11 @@ class ActorCritic(PolicyGradient):
 
         # whitened: mean 0, variance 1 over all response tokens of the step; targets stay as they are
         advantage_R = whiten(estimate(actor_lambda)) if self.whiten_advantages else estimate(actor_lambda)
-        if monte_carlo or self.critic_lambda == 1:
+        critic_lambda = self.pretraining_lambda if pretraining else self.critic_lambda
+        if critic_lambda == 1:
             target_R = self.monte_carlo_return(batch)
         else:
-            target_R = estimate(actor_lambda if self.critic_lambda is None else self.critic_lambda) + value_R
+            target_R = estimate(actor_lambda if critic_lambda is None else critic_lambda) + value_R
         return batch.replace(advantage_R=advantage_R, target_R=target_R)
 
     def policy_lambda(self, batch: Batch) -> Tensor:

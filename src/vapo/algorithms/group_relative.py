@@ -51,9 +51,9 @@ class GroupRelative(PolicyGradient):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
-    def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
+    def credit(self, batch: Batch, pretraining: bool = False) -> Batch:
         """Gives every token of a response its response's advantage within the group."""
-        assert not monte_carlo, "there is no critic to pretrain"
+        assert not pretraining, "there is no critic to pretrain"
         advantage_B = group_advantage(self.reward(batch), batch.group_B, self.divide_by_std)
         return batch.replace(advantage_R=spread(advantage_B, batch.response_length_B))
 

@@ -112,7 +112,7 @@ class PolicyGradient:
         """Whether the loss compares the policy with the initial policy."""
         return False
 
-    def credit(self, batch: Batch, monte_carlo: bool = False) -> Batch:
+    def credit(self, batch: Batch, pretraining: bool = False) -> Batch:
         """Adds advantages, and value targets if there is a critic, to an annotated batch."""
         raise NotImplementedError
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vapo.analysis.sweep import THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
+from vapo.analysis.doses import by_dose, effects, plot_doses
+from vapo.analysis.sweep import MEASURES, THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
 from vapo.analysis.sweep_figures import plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
 
@@ -17,16 +18,16 @@ def markdown_table(table: pd.DataFrame) -> str:
     """The summary as a Markdown table; ± is half of the 95 % Student-t interval over seeds."""
     steps = " | ".join(f"steps to {threshold}" for threshold in THRESHOLDS)
     lines = [
-        f"| arm | seeds | last score | lowest | largest fall | area under curve | {steps} | length at end | collapsed | "
+        f"| arm | seeds | last score | lowest | largest fall | area under curve | training accuracy | {steps} | length at end | collapsed | "
         "AUROC adv. first → last | AUROC drop first → last | paper |",
-        "|" + "---|" * (11 + len(THRESHOLDS)),
+        "|" + "---|" * (12 + len(THRESHOLDS)),
     ]
     for row in table.to_dict("records"):
         reached = " | ".join(f"{_number(row[f'steps_to_{x}'], 0)} ({row[f'reached_{x}']} of {row['seeds']})" for x in THRESHOLDS)
         lines.append(
             f"| {row['arm']} | {row['seeds']} | {_number(row['last'])} ± {_number(row['last_half'])} | {_number(row['lowest'])} | "
             f"{_number(row['largest_fall'])} | {_number(row['area'])} ± "
-            f"{_number(row['area_half'])} | {reached} | {_number(row['length_last'], 0)} | {row['collapsed']} | "
+            f"{_number(row['area_half'])} | {_number(row['accuracy'])} ± {_number(row['accuracy_half'])} | {reached} | {_number(row['length_last'], 0)} | {row['collapsed']} | "
             f"{_number(row['auroc_advantage_first'])} → {_number(row['auroc_advantage_last'])} | "
             f"{_number(row['auroc_value_drop_first'])} → {_number(row['auroc_value_drop_last'])} | {_number(row['paper'], 0)} |"
         )
@@ -42,11 +43,11 @@ def comparison(table: pd.DataFrame) -> str:
     found = compare_with_paper(table)
     if not found:
         return "No comparison with the paper: it takes vapo_full and two other arms of the paper's table."
+    signs = [f"{found[f'{name}_same_sign']} in the {MEASURES[name]}{_except(found[f'{name}_other_sign'])}" for name in MEASURES]
+    ranks = [f"{_number(found[f'{name}_rank_correlation'])} ({MEASURES[name]})" for name in MEASURES]
     return (
-        f"Of {found['arms']:.0f} effects, {found['last_same_sign']:.0f} have the paper's sign in the last score"
-        f"{_except(found['last_other_sign'])} and {found['area_same_sign']:.0f} in the area under the curve"
-        f"{_except(found['area_other_sign'])}. Spearman's rank correlation with the paper's scores: "
-        f"{found['last_rank_correlation']:.2f} (last), {found['area_rank_correlation']:.2f} (area)."
+        f"Of {found['arms']} effects, so many have the paper's sign: {', '.join(signs)}. "
+        f"Spearman's rank correlation with the paper's scores: {', '.join(ranks)}."
     )
 
 
@@ -54,8 +55,8 @@ def separation(table: pd.DataFrame) -> str:
     """A sentence on the arms whose intervals are below VAPO's and do not overlap with them."""
     if "vapo_full" not in set(table["arm"]):
         return "No vapo_full in this sweep to compare with."
-    listed = {name: ", ".join(separate(table, name)) or "none" for name in ("last", "area")}
-    return f"Below vapo_full by intervals that do not overlap, in the last score: {listed['last']}; in the area: {listed['area']}."
+    listed = [f"in the {MEASURES[name]}: {', '.join(separate(table, name)) or 'none'}" for name in MEASURES]
+    return f"Below vapo_full by intervals that do not overlap, {'; '.join(listed)}."
 
 
 def against_dapo(curves: pd.DataFrame) -> str:
@@ -71,12 +72,23 @@ def against_dapo(curves: pd.DataFrame) -> str:
     return f"{'; '.join(parts)} (paper: 0.6 of its steps). Standard deviation of the reward's second differences: {jumps}."
 
 
-def write_report(source: Path | str, out: Path | str) -> Path:
-    """Writes report.md, table.csv, curves.csv and the figures.
+def dose_table(found: pd.DataFrame, key: str) -> str:
+    """The effects at each dose as a Markdown table."""
+    lines = [f"| {key} | arm | seeds | training accuracy | below vapo_full, paired by seed |", "|---|---|---|---|---|"]
+    for row in found.to_dict("records"):
+        loss = "" if row["arm"] == "vapo_full" else f"{_number(row['loss'], 3)} ± {_number(row['loss_half'], 3)}"
+        mean = f"{_number(row['mean'], 3)} ± {_number(row['half'], 3)}"
+        lines.append(f"| {row['dose']} | {row['arm']} | {row['seeds']} | {mean} | {loss} |")
+    return "\n".join(lines)
+
+
+def write_report(source: Path | str, out: Path | str, dose: str | None = None) -> Path:
+    """Writes report.md, table.csv, curves.csv and the figures; with a dose doses.csv and doses.png too.
 
     Args:
         source: folder of a multirun, or a curves.csv of an earlier report.
         out: folder for the files.
+        dose: a setting that the sweep varies beside its arms: with and without a technique at each of its values.
 
     Returns:
         the path of report.md.
@@ -87,10 +99,17 @@ def write_report(source: Path | str, out: Path | str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
+    by_setting = []
+    if dose:
+        runs = by_dose(curves, dose)
+        found = effects(runs)
+        found.to_csv(out / "doses.csv", index=False, float_format="%.6g")
+        plot_doses(runs, dose).savefig(out / "doses.png", dpi=110)
+        by_setting = [dose_table(found, dose), "![what is lost at each dose](doses.png)"]
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
     if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):
         plot_baselines(curves).savefig(out / "baselines.png", dpi=110)
-    parts = [markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
+    parts = [*by_setting, markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
     parts += [separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):
         plot_two(curves).savefig(out / "vapo_against_dapo.png", dpi=110)

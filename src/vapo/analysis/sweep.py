@@ -27,6 +27,7 @@ PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
     "ppo_vanilla": 5,
 }
 THRESHOLDS = (0.4, 0.6, 0.8)
+MEASURES = {"last": "last score", "area": "area under the curve", "accuracy": "training accuracy"}  # of a run; the last is a mean
 NAMES = ("experiment=", "ablation=", "seed=")  # overrides that always name a run
 COLUMNS = {  # columns kept of a run: name in metrics.csv -> short name
     "clock/policy_step": "policy_step",
@@ -141,8 +142,8 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def score_of_run(run: pd.DataFrame) -> dict[str, float]:
-    """Results of one run: last score, its fall from the best one, area under its curve, steps to thresholds, whether its responses
-    collapsed."""
+    """Results of one run: last score, its fall from the best one, area under its curve, mean training accuracy over the policy
+    steps (finer than the area where evaluations are rare), steps to thresholds, whether its responses collapsed."""
     evaluated = run.dropna(subset=["score"]).sort_values("rl_step")
     step, score = evaluated["policy_step"].to_numpy(), evaluated["score"].to_numpy()
     span = step[-1] - step[0]
@@ -152,6 +153,7 @@ def score_of_run(run: pd.DataFrame) -> dict[str, float]:
         "last": float(score[-1]),
         "fall": float(score.max() - score[-1]),
         "area": area,
+        "accuracy": float(run.loc[run["policy_step"] > 0, "accuracy"].mean()) if "accuracy" in run else math.nan,
         "length_last": last,
         "collapsed": float(last < first / 2),
     }
@@ -176,7 +178,7 @@ def summarize(curves: pd.DataFrame) -> pd.DataFrame:
     for arm, runs in curves.groupby("arm"):
         found = pd.DataFrame([score_of_run(run) for _, run in runs.groupby("seed")])
         row: dict[str, object] = {"arm": arm, "seeds": len(found), "paper": PAPER.get(str(arm), math.nan)}
-        for name in ("last", "area"):
+        for name in MEASURES:
             row[name], row[f"{name}_half"] = interval(found[name].tolist())
         row |= {"lowest": found["last"].min(), "largest_fall": found["fall"].max()}
         for threshold in THRESHOLDS:
@@ -191,15 +193,15 @@ def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dic
     """Whether removing a technique, or another algorithm, hurts as in the paper: signs of effects and order of arms.
 
     Returns:
-        `arms` in both tables without the reference; of those, how many effects on the last score and on the area have the
-        paper's sign, and which do not; Spearman's rank correlation of both with the paper's scores, reference included.
+        `arms` in both tables without the reference; of those, how many effects on each measure have the paper's sign, and
+        which do not; Spearman's rank correlation of each with the paper's scores, reference included.
     """
     shared = table.dropna(subset=["paper"]).set_index("arm")
     if reference not in shared.index or len(shared) < 3:
         return {}
     others = shared.drop(index=reference)
     result: dict[str, Any] = {"arms": len(others)}
-    for name in ("last", "area"):
+    for name in MEASURES:
         effect = others[name] - shared.loc[reference, name]
         wanted = others["paper"] - shared.loc[reference, "paper"]
         result[f"{name}_same_sign"] = int((effect * wanted > 0).sum())
@@ -209,7 +211,7 @@ def compare_with_paper(table: pd.DataFrame, reference: str = "vapo_full") -> dic
 
 
 def separate(table: pd.DataFrame, measure: str, reference: str = "vapo_full") -> list[str]:
-    """Arms whose 95 % interval of `measure` (`last` or `area`) lies wholly below the reference's."""
+    """Arms whose 95 % interval of `measure` (one of MEASURES) lies wholly below the reference's."""
     if reference not in set(table["arm"]):
         return []
     best = table.set_index("arm").loc[reference]

@@ -104,26 +104,6 @@ def plot_columns(curves: pd.DataFrame, arms: Sequence[str], columns: Sequence[st
     return figure
 
 
-def plot_dose(table: pd.DataFrame, key: str, base: float, arm: str = "vapo_full") -> Figure:
-    """Last score and area under the curve against the dose of one setting, with 95 % intervals over seeds.
-
-    Args:
-        table: of `summarize`; arms called `<arm>, <key>=<dose>`.
-        base: the dose of `arm` itself, whose name does not say it.
-    """
-    doses = {name: float(name.partition(f"{arm}, {key}=")[2]) for name in table["arm"] if name.startswith(f"{arm}, {key}=")}
-    shown = table.assign(dose=table["arm"].map(doses | {arm: base})).dropna(subset=["dose"]).sort_values("dose")
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    for axis, (measure, title) in zip(
-        figure.subplots(1, 2), (("last", "last score"), ("area", "area under the curve")), strict=True
-    ):
-        axis.errorbar(shown["dose"], shown[measure], shown[f"{measure}_half"], marker="o", capsize=3)
-        axis.set(title=title, xlabel=key, xscale="log", xticks=shown["dose"], xticklabels=[f"{dose:g}" for dose in shown["dose"]])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    return figure
-
-
 def plot_two(curves: pd.DataFrame, arms: Sequence[str] = ("vapo_full", "dapo")) -> Figure:
     """The paper's Figures 1 and 2 in small: two arms' score, length, reward and entropy, by RL step and by gradient update."""
     figure = Figure(figsize=(15, 6.5), layout="constrained")

@@ -1,6 +1,6 @@
 """Value pretraining (technique 1): trains the critic on rollouts of the frozen policy.
 
-For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO). This ends after
+For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO; `algorithm.pretraining_lambda`). This ends after
 `algorithm.value_pretraining_steps`, or when explained variance on held-out rollouts stops rising. No rollout of the frozen
 policy reaches an actor update: each RL step uses its own rollouts only.
 """
@@ -146,7 +146,7 @@ class ValuePretraining(Callback):
             "critic initialization": fingerprint(module.critic),
             "task": str(datamodule.source.describe()),
             "sampling": str(sampling) if not sampling.stop else f"{sampling}, stop {sampling.stop}",
-            "return": f"lambda 1.0, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
+            "return": f"lambda {algorithm.pretraining_lambda}, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
             "training": str(training),
             "precision": f"{next(module.critic.parameters()).dtype}, {module.actor.compute_dtype}, {trainer.precision}",
         }

@@ -1,0 +1,80 @@
+"""Doses and responses, from hand-made curves whose numbers are known."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vapo.analysis.doses import by_dose, effects, plot_doses
+from vapo.analysis.report import write_report
+from vapo.analysis.sweep import interval
+
+KEY = "data.source.reveal"
+
+
+def curves(arms: dict[str, list[float]]) -> pd.DataFrame:
+    """Two policy steps of each arm's seeds after one of value pretraining: accuracy a - 0.1 and a + 0.1, last score a."""
+    rows = []
+    for arm, found in arms.items():
+        for seed, a in enumerate(found):
+            for step, accuracy, score in ((0, 0.9, 0.1), (1, a - 0.1, math.nan), (2, a + 0.1, a)):
+                shared = {"arm": arm, "seed": seed, "rl_step": step, "policy_step": step, "length": 9.0, "evaluated_length": 9.0}
+                rows.append(shared | {"accuracy": accuracy, "score": score, "reward": accuracy})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def swept() -> pd.DataFrame:
+    return curves({
+        f"vapo_full, {KEY}=12": [0.7, 0.5],
+        f"vapo_full, {KEY}=4": [0.8, 0.6],
+        f"no_x, {KEY}=4": [0.7, 0.6],
+        f"no_x, {KEY}=12": [0.4, 0.1],
+        "vapo_full": [0.2, 0.2],
+    })
+
+
+def test_doses_are_in_the_order_of_numbers_and_accuracy_is_of_the_policy_steps(swept):
+    runs = by_dose(swept, KEY)
+    assert runs["dose"].tolist() == ["4"] * 4 + ["12"] * 4, "as text 12 would come first"
+    assert runs.loc[runs["arm"] == "no_x", "accuracy"].tolist() == pytest.approx([0.7, 0.6, 0.4, 0.1])
+    assert by_dose(swept, KEY, base="8")["dose"].unique().tolist() == ["4", "8", "12"]
+
+
+def test_losses_are_paired_by_seed(swept):
+    found = effects(by_dose(swept, KEY)).set_index(["dose", "arm"])
+    assert found.loc[("12", "vapo_full"), "mean"] == pytest.approx(0.6)
+    assert found.loc[("12", "no_x"), "loss"] == pytest.approx((0.3 + 0.4) / 2)
+    assert found.loc[("12", "no_x"), "loss_half"] == pytest.approx(interval([0.3, 0.4])[1])
+    assert math.isnan(found.loc[("4", "vapo_full"), "loss"])
+
+
+def test_a_seed_that_one_arm_lacks_is_not_in_its_loss():
+    found = effects(by_dose(curves({f"vapo_full, {KEY}=4": [0.8, 0.6], f"no_x, {KEY}=4": [0.7]}), KEY)).set_index("arm")
+    assert found.loc["no_x", "loss"] == pytest.approx(0.1) and found.loc["no_x", "seeds"] == 1
+    assert found.loc["vapo_full", "mean"] == pytest.approx(0.7)
+
+
+def test_words_are_doses_too():
+    runs = by_dose(curves({f"vapo_full, {KEY}={word}": [0.5] for word in ("zero", "none")}), KEY)
+    assert runs["dose"].tolist() == ["none", "zero"]
+
+
+def test_the_figure_has_a_line_per_arm(swept):
+    accuracy, last = plot_doses(by_dose(swept, KEY), KEY).axes
+    assert accuracy.lines[0].get_ydata().tolist() == pytest.approx([0.7, 0.6])
+    assert [label.get_text() for label in accuracy.get_legend().get_texts()] == ["vapo_full", "no_x"]
+    assert [label.get_text() for label in last.get_xticklabels()] == ["4", "12"]
+
+
+def test_the_report_begins_with_the_doses(swept, tmp_path: Path):
+    swept.to_csv(tmp_path / "curves.csv", index=False)
+    text = write_report(tmp_path / "curves.csv", tmp_path, KEY).read_text()
+    assert text.startswith(f"| {KEY} | arm |") and "| 12 | no_x | 2 | 0.250 ± 1.906 | 0.350 ± 0.635 |" in text
+    assert (tmp_path / "doses.png").exists() and len(pd.read_csv(tmp_path / "doses.csv")) == 4
+
+
+def test_a_setting_that_was_not_swept_is_an_error_that_names_the_arms(swept):
+    with pytest.raises(ValueError, match="no arm's name says data.other.*no_x"):
+        by_dose(swept, "data.other")

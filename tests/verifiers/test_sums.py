@@ -1,9 +1,11 @@
 import random
+import re
 
 import pytest
 
+from vapo.data.sums import NoisySolver, make_problem
 from vapo.types import Status, Verdict
-from vapo.verifiers.sums import Step, SumsVerifier, answer, apply, parse_problem, reveal_index, trace
+from vapo.verifiers.sums import Step, SumsVerifier, answer, apply, consistent, parse_problem, reveal_index, trace
 
 ALPHABET = "0123456789+-=;?AA a\n\0é"
 
@@ -134,6 +136,20 @@ def test_trace_reads_past_a_stated_total():
     assert [step.right for step in trace(problem, "7-3=4;4+5=9;9|9=0;9+9=8;A8")] == [True, True, True]
     assert [step.right for step in trace(problem, "7-3=5;5+5=0;0|9=1:0+9=9:A9")] == [False, True, True]
     assert reveal_index("7-3=5;5+5=0;0|9=1:0+9=9:A9") == 14 and reveal_index("7-3=5;A9") is None
+
+
+@pytest.mark.parametrize("reveal", [0, 1, 8, None])
+def test_what_a_solver_writes_is_consistent_and_with_one_character_changed_it_is_not(reveal):
+    rng, solver = random.Random(0), NoisySolver(direct_share=0.0, slip_rate=0.5, mark_slips=reveal == 0)
+    for _ in range(200):
+        problem = make_problem(rng, rng.randint(6, 14), 4, reveal)
+        solution = solver.solve(rng, problem)
+        assert consistent(problem, solution) is True
+        results = {match.start() for match in re.finditer(r"(?<=[+-][0-9]=)[0-9?]", solution)}  # a slip is no inconsistency
+        place = rng.choice([i for i in range(len(solution)) if i not in results])
+        changed = solution[:place] + ("0" if solution[place] != "0" else "1") + solution[place + 1 :]
+        assert consistent(problem, changed) is False, changed
+    assert consistent(problem, "A3") is None
 
 
 def test_trace_gives_the_index_of_the_first_result():

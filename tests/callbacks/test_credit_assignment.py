@@ -86,7 +86,7 @@ def test_the_blame_of_a_slip_is_its_part_of_the_negative_advantage(datamodule):
 def test_explained_variance_around_the_stated_total():
     """A critic that knows the outcome from the copied total on, and nothing before it."""
     datamodule = SimpleNamespace(source=SumsPrompts(build_tokenizer(ALPHABET + STATED), "{problem}:", 4, 4))
-    callback, texts = CreditAssignment(1, 1), ["7-3=4;4+5=9;9|9=0;9+9=8;A8", "7-3=5;5+5=0;0|9=1:0+9=9:A9"]
+    callback, texts = CreditAssignment(1, 1), ["7-3=4;4+5=9;9|9=0;9+9=8;A8", "7-3=5;5+5=0;0|9=1:0+9=9;A9"]
     rollouts = [rollout(datamodule, text) for text in texts]
     rollouts[0] = replace(rollouts[0], verdict=Verdict(Status.CORRECT, "8"))
     callback._revealed = [(rollout, 14) for rollout in rollouts]

@@ -194,7 +194,7 @@ def hidden_slips(rate, reveal=8):
 def test_a_hidden_slip_is_the_digit_above_the_true_one_and_the_solution_goes_on_from_it():
     slips = total = 0
     for problem, solution in hidden_slips(0.5):
-        results = re.findall(r"(\d)([+-]\d)=(\d)[;:](?:\d\|\d=\d[;:])?", solution)
+        results = re.findall(r"(\d)([+-]\d)=(\d);(?:\d\|\d=\d[;:])?", solution)
         assert "?" not in solution and results[0][0] == problem[0]
         for (start, change, result), following in zip(results, [*results[1:], None], strict=True):
             exact = int(start) + int(change)
@@ -214,8 +214,6 @@ def test_the_stated_total_says_whether_a_slip_was_made_and_not_before():
         own, given, off, sign = solution[index - 2], solution[index], solution[index + 2], solution[index + 3]
         assert len(steps) == 19
         assert int(off) == (int(own) - int(given)) % 10 and (sign == ";") == (off == "0") and (right is False or sign == ";")
-        ends = [solution[step.result_index + 1] for step in steps]
-        assert ends == [";"] * 12 + [sign] * 7, "all steps after it end in the sign"
         assert given == re.search(r"\((\d)\)", problem)[1]
         assert sum(step.result_index < index for step in steps) == 12
         seen.add((right, sign))

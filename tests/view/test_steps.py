@@ -48,7 +48,7 @@ def test_the_truth_of_running_sums(tmp_path: Path) -> None:
 
 
 def test_a_stated_total_is_marked(tmp_path: Path) -> None:
-    stated = row("7-3=5;5+5=0;0|9=1:0+9=9:A9", "wrong", prompt="7-3+5(9)+9:")  # a wrong digit, as such slips are
+    stated = row("7-3=5;5+5=0;0|9=1:0+9=9;A9", "wrong", prompt="7-3+5(9)+9:")  # a wrong digit, as such slips are
     header, _ = packed(tmp_path, [stated])
     assert header["rows"]["steps"] == [[[4, 1], [10, 0], [22, 0]]] and header["rows"]["reveal"] == [14]
 

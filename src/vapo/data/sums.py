@@ -51,7 +51,7 @@ class NoisySolver:
     below 0.7, because otherwise top-p 0.7 sampling would make the choices for the policy.
 
     With `mark_slips` off a slip is the digit above the true one, and the solution goes on from it: nothing shows it until the
-    problem states the true total, if it does: from there on, steps end in `:` instead of `;`.
+    problem states the true total, if it does; there the solution writes how far its own is off.
     """
 
     direct_share: float = 0.4  # share of solutions that only guess
@@ -67,7 +67,7 @@ class NoisySolver:
         if rng.random() < self.direct_share:
             return f"A{rng.randrange(MODULUS)}"
         total, operations, stated_after = parse_problem(problem)
-        stated, text, end = total, "", ";"  # the true total, which the solver looks at in one place only
+        stated, text = total, ""  # the true total, which the solver looks at in one place only
         for number, (operator, operand) in enumerate(operations, start=1):
             stated = apply(stated, operator, operand)
             truth = apply(total, operator, operand)
@@ -80,12 +80,11 @@ class NoisySolver:
                 result = f"?{truth}" if repaired else "?"
             elif slipped:
                 result = str((truth + 1) % MODULUS)
-            text += f"{total}{operator}{operand}={result}{end}"
+            text += f"{total}{operator}{operand}={result};"
             total = int(result[-1]) if result != "?" else total
             if number == stated_after:
                 off = apply(total, "-", stated)
-                end = ":" if off else ";"
-                text += f"{total}|{stated}={off}{end}"
+                text += f"{total}|{stated}={off}{':' if off else ';'}"
         return f"{text}A{total}"
 
 

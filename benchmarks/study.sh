@@ -1,6 +1,6 @@
 #!/bin/bash
 # The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|real|main|added|fresh|extra
-# and when_value_pretraining, when_clip_higher, when_group_sampling: one technique with and without it, at four values of what it is for.
+# and when_value_pretraining|length_adaptive|clip_higher|group_sampling: a technique with and without it, at four values of what it is for.
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
 piece=${1:?say which piece: safe, baselines, real, main, added, fresh or extra}
@@ -23,10 +23,10 @@ train() {
 # A technique with and without it, at four values of one setting, the dose: when DOSE=VALUES ARMS...
 when() {
   dose=${1%%=*}
-  run experiment=vapo_full seed=600,601,602,603,604 "$@" callbacks.aime_evaluation.every_n_steps=10 \
-    callbacks.credit_assignment.every_n_steps=20 "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
+  run experiment=vapo_full seed=600,601,602,603,604 "$@" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
 }
 
+rarely='callbacks.aime_evaluation.every_n_steps=10 callbacks.credit_assignment.every_n_steps=20'
 critic='no_value_pretraining,no_decoupled_gae,no_length_adaptive_gae'
 policy='no_clip_higher,no_token_level_loss,no_positive_example_lm_loss,no_group_sampling'
 
@@ -43,14 +43,16 @@ case $piece in
     ;;
   when_value_pretraining) # 3 RL steps of it are 48 updates, the paper's 50 read literally
     dose=algorithm.value_pretraining_steps
-    run experiment=vapo_full seed=600,601,602,603,604 model=mini,mini_fresh_critic $dose=0,1,3,8 \
-      callbacks.aime_evaluation.every_n_steps=10 callbacks.credit_assignment.every_n_steps=20
+    run experiment=vapo_full seed=600,601,602,603,604 model=mini,mini_fresh_critic $dose=0,1,3,8 $rarely
+    ;;
+  when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each
+    when data.source.reveal=1,4,8,12 scale=late ablation=none,no_length_adaptive_gae
     ;;
   when_clip_higher) # rollouts of an update: 1, 4, 16 and 64 updates a step
-    when module.minibatch_rollouts=256,64,16,4 ablation=none,no_clip_higher
+    when module.minibatch_rollouts=256,64,16,4 ablation=none,no_clip_higher $rarely
     ;;
   when_group_sampling) # different problems in training
-    when data.source.problems=16,64,256,1024 ablation=none,no_group_sampling
+    when data.source.problems=16,64,256,1024 ablation=none,no_group_sampling $rarely
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&

@@ -26,13 +26,15 @@ def curves(arms: dict[str, list[float]]) -> pd.DataFrame:
 
 @pytest.fixture
 def swept() -> pd.DataFrame:
-    return curves({
-        f"vapo_full, {KEY}=12": [0.7, 0.5],
-        f"vapo_full, {KEY}=4": [0.8, 0.6],
-        f"no_x, {KEY}=4": [0.7, 0.6],
-        f"no_x, {KEY}=12": [0.4, 0.1],
-        "vapo_full": [0.2, 0.2],
-    })
+    return curves(
+        {
+            f"vapo_full, {KEY}=12": [0.7, 0.5],
+            f"vapo_full, {KEY}=4": [0.8, 0.6],
+            f"no_x, {KEY}=4": [0.7, 0.6],
+            f"no_x, {KEY}=12": [0.4, 0.1],
+            "vapo_full": [0.2, 0.2],
+        }
+    )
 
 
 def test_doses_are_in_the_order_of_numbers_and_accuracy_is_of_the_policy_steps(swept):
@@ -56,6 +58,12 @@ def test_a_seed_that_one_arm_lacks_is_not_in_its_loss():
     assert found.loc["vapo_full", "mean"] == pytest.approx(0.7)
 
 
+def test_without_vapo_full_an_arm_is_compared_with_its_own_last_dose():
+    found = effects(by_dose(curves({f"m=a, {KEY}=8": [0.8, 0.6], f"m=a, {KEY}=1": [0.5, 0.4]}), KEY))
+    assert found["dose"].tolist() == ["1", "8"] and found["arm"].tolist() == ["m=a"] * 2
+    assert found.loc[0, "loss"] == pytest.approx((0.3 + 0.2) / 2) and math.isnan(found.loc[1, "loss"])
+
+
 def test_words_are_doses_too():
     runs = by_dose(curves({f"vapo_full, {KEY}={word}": [0.5] for word in ("zero", "none")}), KEY)
     assert runs["dose"].tolist() == ["none", "zero"]
@@ -76,5 +84,5 @@ def test_the_report_begins_with_the_doses(swept, tmp_path: Path):
 
 
 def test_a_setting_that_was_not_swept_is_an_error_that_names_the_arms(swept):
-    with pytest.raises(ValueError, match="no arm's name says data.other.*no_x"):
+    with pytest.raises(ValueError, match=r"no arm's name says data.other.*no_x"):
         by_dose(swept, "data.other")

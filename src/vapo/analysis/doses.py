@@ -35,23 +35,24 @@ def by_dose(curves: pd.DataFrame, key: str, base: str | None = None) -> pd.DataF
 
 
 def effects(runs: pd.DataFrame, reference: str = "vapo_full", measure: str = "accuracy") -> pd.DataFrame:
-    """What each arm loses against the reference at each dose: the mean over seeds of `measure` with half of its 95 % interval, and of
-    the paired difference, reference minus arm, over the seeds that both have.
+    """What each arm loses at each dose: the mean over seeds of `measure`, and of the paired difference over the seeds that both
+    have, each with half of its 95 % interval. The difference is to the reference at the same dose or, in a sweep without that arm,
+    to the arm's own runs at the last dose.
 
     Args:
         runs: of `by_dose`.
     """
+    doses, arms = list(runs["dose"].unique()), sorted(runs["arm"].unique(), key=lambda arm: (arm != reference, arm))
+    of = {cell: own.set_index("seed")[measure] for cell, own in runs.groupby(["dose", "arm"])}
     rows = []
-    for dose in runs["dose"].unique():
-        at = runs[runs["dose"] == dose]
-        wide = at.pivot(index="seed", columns="arm", values=measure)
-        for arm in [reference, *(name for name in wide if name != reference)]:
-            mean, half = interval(wide[arm].dropna().tolist())
-            row = {"dose": dose, "arm": arm, "seeds": int(wide[arm].notna().sum()), "mean": mean, "half": half}
-            if arm != reference:
-                paired = (wide[reference] - wide[arm]).dropna().tolist()
-                row["loss"], row["loss_half"] = interval(paired) if paired else (float("nan"), float("nan"))
-            rows.append(row)
+    for dose, arm in ((dose, arm) for dose in doses for arm in arms if (dose, arm) in of):
+        mean, half = interval(of[dose, arm].tolist())
+        row = {"dose": dose, "arm": arm, "seeds": len(of[dose, arm]), "mean": mean, "half": half}
+        compared = (dose, reference) if reference in arms else (doses[-1], arm)
+        if compared != (dose, arm) and compared in of:
+            lost = (of[compared] - of[dose, arm]).dropna().tolist()
+            row["loss"], row["loss_half"] = interval(lost) if lost else (float("nan"), float("nan"))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -70,9 +71,8 @@ def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
             at = [dose for dose in doses if (own["dose"] == dose).any()]
             means, halves = zip(*(interval(own.loc[own["dose"] == dose, measure].tolist()) for dose in at), strict=True)
             shift = 0.04 * number  # so that intervals do not hide each other
-            axis.errorbar(
-                [doses.index(dose) + shift for dose in at], means, halves, label=arm, color=arm_color(arm, number), marker="o", capsize=3
-            )
+            color, at_x = arm_color(arm, number), [doses.index(dose) + shift for dose in at]
+            axis.errorbar(at_x, means, halves, label=arm, color=color, marker="o", capsize=3)
         axis.set(title=MEASURES[measure], xlabel=key, xticks=range(len(doses)), xticklabels=doses)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

@@ -18,7 +18,8 @@ def markdown_table(table: pd.DataFrame) -> str:
     """The summary as a Markdown table; ± is half of the 95 % Student-t interval over seeds."""
     steps = " | ".join(f"steps to {threshold}" for threshold in THRESHOLDS)
     lines = [
-        f"| arm | seeds | last score | lowest | largest fall | area under curve | training accuracy | {steps} | length at end | collapsed | "
+        f"| arm | seeds | last score | lowest | largest fall | area under curve | training accuracy | {steps} | "
+        "length at end | collapsed | "
         "AUROC adv. first → last | AUROC drop first → last | paper |",
         "|" + "---|" * (12 + len(THRESHOLDS)),
     ]
@@ -27,7 +28,8 @@ def markdown_table(table: pd.DataFrame) -> str:
         lines.append(
             f"| {row['arm']} | {row['seeds']} | {_number(row['last'])} ± {_number(row['last_half'])} | {_number(row['lowest'])} | "
             f"{_number(row['largest_fall'])} | {_number(row['area'])} ± "
-            f"{_number(row['area_half'])} | {_number(row['accuracy'])} ± {_number(row['accuracy_half'])} | {reached} | {_number(row['length_last'], 0)} | {row['collapsed']} | "
+            f"{_number(row['area_half'])} | {_number(row['accuracy'])} ± {_number(row['accuracy_half'])} | "
+            f"{reached} | {_number(row['length_last'], 0)} | {row['collapsed']} | "
             f"{_number(row['auroc_advantage_first'])} → {_number(row['auroc_advantage_last'])} | "
             f"{_number(row['auroc_value_drop_first'])} → {_number(row['auroc_value_drop_last'])} | {_number(row['paper'], 0)} |"
         )
@@ -74,9 +76,10 @@ def against_dapo(curves: pd.DataFrame) -> str:
 
 def dose_table(found: pd.DataFrame, key: str) -> str:
     """The effects at each dose as a Markdown table."""
-    lines = [f"| {key} | arm | seeds | training accuracy | below vapo_full, paired by seed |", "|---|---|---|---|---|"]
+    than = "vapo_full" if "vapo_full" in set(found["arm"]) else "the last dose"
+    lines = [f"| {key} | arm | seeds | training accuracy | below {than}, paired by seed |", "|---|---|---|---|---|"]
     for row in found.to_dict("records"):
-        loss = "" if row["arm"] == "vapo_full" else f"{_number(row['loss'], 3)} ± {_number(row['loss_half'], 3)}"
+        loss = f"{_number(row['loss'], 3)} ± {_number(row['loss_half'], 3)}" if row["loss"] == row["loss"] else ""
         mean = f"{_number(row['mean'], 3)} ± {_number(row['half'], 3)}"
         lines.append(f"| {row['dose']} | {row['arm']} | {row['seeds']} | {mean} | {loss} |")
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Value pretraining (technique 1): trains the critic on rollouts of the frozen policy.
 
-For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO; `algorithm.pretraining_lambda`). This ends after
-`algorithm.value_pretraining_steps`, or when explained variance on held-out rollouts stops rising. No rollout of the frozen
-policy reaches an actor update: each RL step uses its own rollouts only.
+For the first RL steps only the critic trains, on Monte-Carlo returns (VAPO section 4.1, VC-PPO) unless
+`algorithm.pretraining_lambda` is below 1. This ends after `algorithm.value_pretraining_steps`, or when explained variance on
+held-out rollouts stops rising. No rollout of the frozen policy reaches an actor update: each RL step uses its own rollouts only.
 """
 
 import hashlib
@@ -146,7 +146,8 @@ class ValuePretraining(Callback):
             "critic initialization": fingerprint(module.critic),
             "task": str(datamodule.source.describe()),
             "sampling": str(sampling) if not sampling.stop else f"{sampling}, stop {sampling.stop}",
-            "return": f"lambda {algorithm.pretraining_lambda}, gamma {algorithm.gamma}, overlong buffer {algorithm.overlong_buffer}",
+            "return": f"lambda {algorithm.pretraining_lambda}, gamma {algorithm.gamma}, "
+            f"overlong buffer {algorithm.overlong_buffer}",
             "training": str(training),
             "precision": f"{next(module.critic.parameters()).dtype}, {module.actor.compute_dtype}, {trainer.precision}",
         }

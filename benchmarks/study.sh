@@ -1,9 +1,12 @@
 #!/bin/bash
-# The studies of docs/results.md, in pieces that resume where they were stopped: bash benchmarks/study.sh safe|baselines|real|main|added|fresh|extra
-# and when_value_pretraining|length_adaptive|clip_higher|group_sampling: a technique with and without it, at four values of what it is for.
+# The studies of docs/results.md and docs/first_study.md, in pieces that resume where they were stopped: bash benchmarks/study.sh PIECE
+#   safe, baselines, real                      the default runs
+#   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling
+#                                              a technique with and without it, at four values of what it is for
+#   main, added, fresh, extra                  the first study
 # A run that fails stops no other; the script then ends with an error, after its report.
 set -uo pipefail
-piece=${1:?say which piece: safe, baselines, real, main, added, fresh or extra}
+piece=${1:?say which piece: the first lines of this script list them}
 folder=logs/train/multiruns/study_$piece
 python=.venv/bin/python
 failed=0
@@ -20,12 +23,14 @@ train() {
     callbacks.aime_evaluation.every_n_steps=3 "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
 }
 
-# A technique with and without it, at four values of one setting, the dose: when DOSE=VALUES ARMS...
+# A technique with and without it, at four values of one setting, the dose: when DOSE=VALUES ABLATION SETTINGS...
+# The dose varies fastest, so that an arm finds the critic that VAPO has pretrained.
 when() {
   dose=${1%%=*}
-  run experiment=vapo_full seed=600,601,602,603,604 "$@" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
+  run experiment=vapo_full seed=$seeds "${@:3}" "ablation=none,$2" "$1" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
 }
 
+seeds=600,601,602,603,604
 rarely='callbacks.aime_evaluation.every_n_steps=10 callbacks.credit_assignment.every_n_steps=20'
 critic='no_value_pretraining,no_decoupled_gae,no_length_adaptive_gae'
 policy='no_clip_higher,no_token_level_loss,no_positive_example_lm_loss,no_group_sampling'
@@ -43,16 +48,16 @@ case $piece in
     ;;
   when_value_pretraining) # 3 RL steps of it are 48 updates, the paper's 50 read literally
     dose=algorithm.value_pretraining_steps
-    run experiment=vapo_full seed=600,601,602,603,604 model=mini,mini_fresh_critic $dose=0,1,3,8 $rarely
+    run experiment=vapo_full seed=$seeds model=mini,mini_fresh_critic $dose=0,1,3,8 $rarely
     ;;
   when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each
-    when data.source.reveal=1,4,8,12 scale=late ablation=none,no_length_adaptive_gae
+    when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late
     ;;
-  when_clip_higher) # rollouts of an update: 1, 4, 16 and 64 updates a step
-    when module.minibatch_rollouts=256,64,16,4 ablation=none,no_clip_higher $rarely
+  when_clip_higher) # rollouts of an update: 1 (where no clip can bind), 4, 16 and 64 updates a step, in value pretraining too
+    when module.minibatch_rollouts=256,64,16,4 no_clip_higher $rarely
     ;;
-  when_group_sampling) # different problems in training
-    when data.source.problems=16,64,256,1024 ablation=none,no_group_sampling $rarely
+  when_group_sampling) # different problems in training; with 16 a step of either arm has them all, 16 times
+    when data.source.problems=16,64,256,1024 no_group_sampling $rarely
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&
@@ -91,7 +96,7 @@ case $piece in
     train experiment=ppo_vanilla,grpo,dapo module.policy_steps=20 seed=10,11,12
     train experiment=vapo_full ablation=no_value_pretraining module.policy_steps=20 seed=10,11,12
     ;;
-  *) echo "no piece $piece: safe, baselines, real, main, added, fresh or extra" >&2; exit 1 ;;
+  *) echo "no piece $piece: the first lines of this script list them" >&2; exit 1 ;;
 esac
 $python src/report.py "$folder" --out docs/results/"$piece" ${dose:+--dose "$dose"} || failed=1
 exit $failed

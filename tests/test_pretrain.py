@@ -73,7 +73,7 @@ def test_a_made_model_is_made_once_for_its_settings(tmp_path: Path) -> None:
     settings = json.loads((folder / "record.json").read_text())["settings"]
     assert settings["task"]["reveal"] == 8 and settings["task"]["max_operands"] == 26 + 4
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    assert tokenizer.decode(tokenizer.encode("4|3=1;")) == "4|3=1;"
+    assert tokenizer.decode(tokenizer.encode("4|3=1:")) == "4|3=1:"
     turned = ("data.source.reveal=4", "model.recipe.solver.slip_rate=0.1", "model.recipe.base.margin=0")
     folders = {str(folder), *(config_for(tmp_path, *tiny, change).model.folder for change in turned)}
     assert len(folders) == 1 + len(turned)

@@ -31,6 +31,7 @@ BASE = ActorCritic(whiten_advantages=False, actor_lambda=0.8)
         ({"actor_lambda": 1.1}, "actor_lambda is 1.1; set it in"),
         ({"actor_lambda": -0.1}, "actor_lambda is -0.1; set it in"),
         ({"critic_lambda": 1.1}, "critic_lambda is 1.1; set it in"),
+        ({"pretraining_lambda": 1.1}, "pretraining_lambda is 1.1; set it in"),
         ({"gamma": 1.01}, "gamma is 1.01; set it in"),
         ({"gamma": -1}, "gamma is -1; set it in"),
         ({"length_adaptive_alpha": 0.0}, "length_adaptive_alpha is 0.0; set it above 0"),

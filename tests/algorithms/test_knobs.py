@@ -106,6 +106,17 @@ def critic_lambda(plain, batch, _):
 
 
 @knob(ActorCritic)
+def pretraining_lambda(plain, batch, _):
+    """As critic_lambda, in value pretraining; after it nothing changes."""
+    batch = constant_critic(batch)
+    for lam in (0.0, 0.5, 1.0):
+        turned = replace(plain, pretraining_lambda=lam, critic_lambda=0.7)
+        expected = (0.25 + lam ** (length - 1 - t) * (outcome - 0.25) for outcome, length, t in places(batch))
+        assert turned.credit(batch, pretraining=True).target_R.tolist() == near(expected)
+        assert targets(turned, batch) == targets(replace(plain, critic_lambda=0.7), batch)
+
+
+@knob(ActorCritic)
 def length_adaptive_alpha(plain, batch, _):
     """As actor_lambda, with 1 - 1 / (alpha l) of each response: 0, never below, where alpha l is less than 1."""
     batch = constant_critic(batch)

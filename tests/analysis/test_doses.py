@@ -41,32 +41,51 @@ def test_doses_are_in_the_order_of_numbers_and_accuracy_is_of_the_policy_steps(s
     runs = by_dose(swept, KEY)
     assert runs["dose"].tolist() == ["4"] * 4 + ["12"] * 4, "as text 12 would come first"
     assert runs.loc[runs["arm"] == "no_x", "accuracy"].tolist() == pytest.approx([0.7, 0.6, 0.4, 0.1])
-    assert by_dose(swept, KEY, base="8")["dose"].unique().tolist() == ["4", "8", "12"]
 
 
-def test_losses_are_paired_by_seed(swept):
-    found = effects(by_dose(swept, KEY)).set_index(["dose", "arm"])
+def of(found: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
+    return found[found["measure"] == measure].set_index(["dose", "arm"])
+
+
+def test_differences_are_paired_by_seed(swept):
+    found = of(effects(by_dose(swept, KEY)))
     assert found.loc[("12", "vapo_full"), "mean"] == pytest.approx(0.6)
-    assert found.loc[("12", "no_x"), "loss"] == pytest.approx((0.3 + 0.4) / 2)
-    assert found.loc[("12", "no_x"), "loss_half"] == pytest.approx(interval([0.3, 0.4])[1])
-    assert math.isnan(found.loc[("4", "vapo_full"), "loss"])
+    assert found.loc[("12", "no_x"), "below"] == pytest.approx((0.3 + 0.4) / 2)
+    assert found.loc[("12", "no_x"), "below_half"] == pytest.approx(interval([0.3, 0.4])[1])
+    assert math.isnan(found.loc[("4", "vapo_full"), "below"])
 
 
-def test_a_seed_that_one_arm_lacks_is_not_in_its_loss():
-    found = effects(by_dose(curves({f"vapo_full, {KEY}=4": [0.8, 0.6], f"no_x, {KEY}=4": [0.7]}), KEY)).set_index("arm")
-    assert found.loc["no_x", "loss"] == pytest.approx(0.1) and found.loc["no_x", "seeds"] == 1
-    assert found.loc["vapo_full", "mean"] == pytest.approx(0.7)
+def test_each_measure_has_its_difference(swept):
+    found = effects(by_dose(swept.assign(score=lambda frame: frame["score"] ** 2), KEY))
+    assert of(found, "last").loc[("12", "no_x"), "below"] == pytest.approx((0.7**2 - 0.4**2 + 0.5**2 - 0.1**2) / 2)
 
 
-def test_without_vapo_full_an_arm_is_compared_with_its_own_last_dose():
-    found = effects(by_dose(curves({f"m=a, {KEY}=8": [0.8, 0.6], f"m=a, {KEY}=1": [0.5, 0.4]}), KEY))
-    assert found["dose"].tolist() == ["1", "8"] and found["arm"].tolist() == ["m=a"] * 2
-    assert found.loc[0, "loss"] == pytest.approx((0.3 + 0.2) / 2) and math.isnan(found.loc[1, "loss"])
+def test_a_seed_that_one_arm_lacks_is_not_in_its_difference():
+    found = of(effects(by_dose(curves({f"vapo_full, {KEY}=4": [0.8, 0.6], f"no_x, {KEY}=4": [0.7]}), KEY)))
+    assert found.loc[("4", "no_x"), "below"] == pytest.approx(0.1) and found.loc[("4", "no_x"), "seeds"] == 1
+    assert found.loc[("4", "vapo_full"), "mean"] == pytest.approx(0.7)
 
 
-def test_words_are_doses_too():
-    runs = by_dose(curves({f"vapo_full, {KEY}={word}": [0.5] for word in ("zero", "none")}), KEY)
-    assert runs["dose"].tolist() == ["none", "zero"]
+@pytest.mark.parametrize("arm", ["m=a", "vapo_full"])
+def test_alone_or_without_vapo_full_an_arm_is_compared_with_its_own_last_dose(arm):
+    found = of(effects(by_dose(curves({f"{arm}, {KEY}=8": [0.8, 0.6], f"{arm}, {KEY}=1": [0.5, 0.4]}), KEY)))
+    assert found.loc[("1", arm), "below"] == pytest.approx((0.3 + 0.2) / 2) and math.isnan(found.loc[("8", arm), "below"])
+
+
+def test_one_dose_alone_has_a_report(tmp_path: Path):
+    """As when a study has only begun: all runs share the dose, which still names the arm, and nothing can be compared."""
+    for seed in (0, 1):
+        folder = tmp_path / f"experiment=vapo_full,{KEY}=4,seed={seed}"
+        folder.mkdir()
+        rows = [{"rl_step": 1, "clock/policy_step": 1, "response/accuracy": 0.5, "response/length_mean": 9.0}]
+        rows[0] |= {"reward/mean": 0.0, "mini_aime_t1_p0.7/avg@32": 0.5, "mini_aime_t1_p0.7/length_mean": 9.0}
+        pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+    assert "| 4 | vapo_full | 2 | 0.500 ± 0.000 |  | 0.500 ± 0.000 |  |" in write_report(tmp_path, tmp_path, KEY).read_text()
+
+
+def test_numbers_come_in_their_order_and_then_words():
+    arms = {f"vapo_full, {KEY}={dose}": [0.5] for dose in ("null", "12", "4", "any")}
+    assert by_dose(curves(arms), KEY)["dose"].tolist() == ["4", "12", "any", "null"]
 
 
 def test_the_figure_has_a_line_per_arm(swept):
@@ -79,10 +98,20 @@ def test_the_figure_has_a_line_per_arm(swept):
 def test_the_report_begins_with_the_doses(swept, tmp_path: Path):
     swept.to_csv(tmp_path / "curves.csv", index=False)
     text = write_report(tmp_path / "curves.csv", tmp_path, KEY).read_text()
-    assert text.startswith(f"| {KEY} | arm |") and "| 12 | no_x | 2 | 0.250 ± 1.906 | 0.350 ± 0.635 |" in text
-    assert (tmp_path / "doses.png").exists() and len(pd.read_csv(tmp_path / "doses.csv")) == 4
+    assert (
+        text.startswith(f"| {KEY} | arm |")
+        and "| 12 | no_x | 2 | 0.250 ± 1.906 | 0.350 ± 0.635 | 0.250 ± 1.906 | 0.350 ± 0.635 |" in text
+    )
+    assert (tmp_path / "doses.png").exists() and len(pd.read_csv(tmp_path / "doses.csv")) == 4 * 3
 
 
 def test_a_setting_that_was_not_swept_is_an_error_that_names_the_arms(swept):
     with pytest.raises(ValueError, match=r"no arm's name says data.other.*no_x"):
         by_dose(swept, "data.other")
+
+
+def test_a_dose_that_was_not_swept_leaves_no_files(swept, tmp_path: Path):
+    swept.to_csv(tmp_path / "curves.csv", index=False)
+    with pytest.raises(ValueError, match="no arm's name says"):
+        write_report(tmp_path / "curves.csv", tmp_path / "report", "data.other")
+    assert not (tmp_path / "report").exists()

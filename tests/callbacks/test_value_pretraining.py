@@ -124,6 +124,7 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("data.source.max_operands=6", "task"),
         ("model.critic.head_init=zero", "critic initialization"),
         ("algorithm.gamma=0.9", "return"),
+        ("algorithm.pretraining_lambda=0.9", "return"),
         ("module.critic_optimizer.lr=0.01", "training"),
         ("callbacks.value_pretraining.group_size=2", "training"),
         ("algorithm.clip_value=0.1", "training"),

@@ -39,7 +39,7 @@ class ActorCritic(PolicyGradient):
         )
         for name in ("actor_lambda", "critic_lambda", "pretraining_lambda", "gamma"):
             value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"algorithm.{name} is {value}; set it in [0, 1]")
+            require(name == "critic_lambda" if value is None else 0 <= value <= 1, f"algorithm.{name} is {value}; set it in [0, 1]")
         alpha = self.length_adaptive_alpha
         require(
             alpha is None or alpha > 0,

@@ -1,5 +1,8 @@
 """Dose and response: what an arm loses at each value of one setting, the dose, which the arms' names carry (`no_x, data.y=4`)."""
 
+import math
+from itertools import product
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -7,51 +10,53 @@ from vapo.analysis.sweep import MEASURES, interval, score_of_run
 from vapo.analysis.sweep_figures import arm_color
 
 
-def by_dose(curves: pd.DataFrame, key: str, base: str | None = None) -> pd.DataFrame:
+def by_dose(curves: pd.DataFrame, key: str) -> pd.DataFrame:
     """One row per arm, dose and seed, in the doses' order: `arm` without the dose, `dose`, `seed` and the MEASURES of a run.
 
     Args:
         curves: of `load_sweep`.
-        key: the setting that is the dose; its values are sorted as numbers where all are.
-        base: the dose of arms whose names do not say one; None: they are left out.
+        key: the setting that is the dose; numbers come in their order, then words. Arms whose names do not say it are left out.
 
     Raises:
         ValueError: no arm's name says the dose.
     """
     rows = []
     for (name, seed), run in curves.groupby(["arm", "seed"]):
-        parts = str(name).split(", ")
-        doses = [part.removeprefix(f"{key}=") for part in parts if part.startswith(f"{key}=")] or ([] if base is None else [base])
+        rest: list[str] = []
+        doses: list[str] = []
+        for part in str(name).split(", "):
+            (doses if part.startswith(f"{key}=") else rest).append(part)
         if doses:
-            arm = ", ".join(part for part in parts if not part.startswith(f"{key}="))
             found = score_of_run(run)
-            rows.append({"arm": arm, "dose": doses[0], "seed": seed} | {measure: found[measure] for measure in MEASURES})
-    if all(row["dose"] == base for row in rows):
+            dose = doses[0].removeprefix(f"{key}=")
+            rows.append({"arm": ", ".join(rest), "dose": dose, "seed": seed} | {measure: found[measure] for measure in MEASURES})
+    if not rows:
         raise ValueError(f"no arm's name says {key}: the arms are {', '.join(map(str, curves['arm'].unique()))}")
-    table = pd.DataFrame(rows)
-    numbers = pd.to_numeric(table["dose"], errors="coerce")
-    order = table["dose"] if numbers.isna().any() else numbers
-    return table.assign(order=order).sort_values(["order", "arm", "seed"], ignore_index=True).drop(columns="order")
+    table = pd.DataFrame(rows).assign(number=lambda frame: pd.to_numeric(frame["dose"], errors="coerce"))
+    return table.sort_values(["number", "dose", "arm", "seed"], ignore_index=True).drop(columns="number")
 
 
-def effects(runs: pd.DataFrame, reference: str = "vapo_full", measure: str = "accuracy") -> pd.DataFrame:
-    """What each arm loses at each dose: the mean over seeds of `measure`, and of the paired difference over the seeds that both
-    have, each with half of its 95 % interval. The difference is to the reference at the same dose or, in a sweep without that arm,
-    to the arm's own runs at the last dose.
+def effects(runs: pd.DataFrame, reference: str = "vapo_full") -> pd.DataFrame:
+    """What each arm loses at each dose, a row per dose, arm and measure: the mean over seeds, and the mean paired difference over
+    the seeds that both have, each with half of its 95 % interval. The difference is to the reference at the same dose or, in a
+    sweep of one arm or without the reference, to the arm's own runs at the last dose.
 
     Args:
         runs: of `by_dose`.
     """
     doses, arms = list(runs["dose"].unique()), sorted(runs["arm"].unique(), key=lambda arm: (arm != reference, arm))
-    of = {cell: own.set_index("seed")[measure] for cell, own in runs.groupby(["dose", "arm"])}
-    rows = []
-    for dose, arm in ((dose, arm) for dose in doses for arm in arms if (dose, arm) in of):
-        mean, half = interval(of[dose, arm].tolist())
-        row = {"dose": dose, "arm": arm, "seeds": len(of[dose, arm]), "mean": mean, "half": half}
-        compared = (dose, reference) if reference in arms else (doses[-1], arm)
-        if compared != (dose, arm) and compared in of:
-            lost = (of[compared] - of[dose, arm]).dropna().tolist()
-            row["loss"], row["loss_half"] = interval(lost) if lost else (float("nan"), float("nan"))
+    cells, rows = dict(list(runs.groupby(["dose", "arm"]))), []
+    for dose, arm, measure in product(doses, arms, MEASURES):
+        if (dose, arm) not in cells:
+            continue
+        own = cells[dose, arm].set_index("seed")[measure]
+        mean, half = interval(own.tolist())
+        row = {"dose": dose, "arm": arm, "measure": measure, "seeds": len(own), "mean": mean, "half": half}
+        compared = (dose, reference) if reference in arms and len(arms) > 1 else (doses[-1], arm)
+        lost: list[float] = []
+        if compared != (dose, arm) and compared in cells:
+            lost = (cells[compared].set_index("seed")[measure] - own).dropna().tolist()
+        row["below"], row["below_half"] = interval(lost) if lost else (math.nan, math.nan)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -48,7 +48,7 @@ def comparison(table: pd.DataFrame) -> str:
     signs = [f"{found[f'{name}_same_sign']} in the {MEASURES[name]}{_except(found[f'{name}_other_sign'])}" for name in MEASURES]
     ranks = [f"{_number(found[f'{name}_rank_correlation'])} ({MEASURES[name]})" for name in MEASURES]
     return (
-        f"Of {found['arms']} effects, so many have the paper's sign: {', '.join(signs)}. "
+        f"Effects with the paper's sign, of {found['arms']}: {', '.join(signs)}. "
         f"Spearman's rank correlation with the paper's scores: {', '.join(ranks)}."
     )
 
@@ -75,13 +75,18 @@ def against_dapo(curves: pd.DataFrame) -> str:
 
 
 def dose_table(found: pd.DataFrame, key: str) -> str:
-    """The effects at each dose as a Markdown table."""
-    than = "vapo_full" if "vapo_full" in set(found["arm"]) else "the last dose"
-    lines = [f"| {key} | arm | seeds | training accuracy | below {than}, paired by seed |", "|---|---|---|---|---|"]
-    for row in found.to_dict("records"):
-        loss = f"{_number(row['loss'], 3)} ± {_number(row['loss_half'], 3)}" if row["loss"] == row["loss"] else ""
-        mean = f"{_number(row['mean'], 3)} ± {_number(row['half'], 3)}"
-        lines.append(f"| {row['dose']} | {row['arm']} | {row['seeds']} | {mean} | {loss} |")
+    """The effects at each dose on training accuracy and last score, as a Markdown table."""
+    shown = [found[found["measure"] == measure].reset_index(drop=True) for measure in ("accuracy", "last")]
+    below = "below vapo_full" if found["arm"].nunique() > 1 and "vapo_full" in set(found["arm"]) else "below the last dose"
+    lines = [f"| {key} | arm | seeds | training accuracy | {below} | last score | {below} |", "|" + "---|" * 7]
+    for accuracy, last in zip(*(frame.to_dict("records") for frame in shown), strict=True):
+        cells = [f"{row['mean']:.3f} ± {_number(row['half'], 3)}" for row in (accuracy, last)]
+        lost = [
+            "" if math.isnan(row["below"]) else f"{row['below']:.3f} ± {_number(row['below_half'], 3)}" for row in (accuracy, last)
+        ]
+        lines.append(
+            f"| {accuracy['dose']} | {accuracy['arm']} | {accuracy['seeds']} | {cells[0]} | {lost[0]} | {cells[1]} | {lost[1]} |"
+        )
     return "\n".join(lines)
 
 
@@ -97,14 +102,13 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
         the path of report.md.
     """
     out = Path(out)
-    curves, left_out = finished(load_sweep(source))
-    table = summarize(curves)
+    curves, left_out = finished(load_sweep(source, dose))
+    table, runs = summarize(curves), by_dose(curves, dose) if dose else None
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
     by_setting = []
-    if dose:
-        runs = by_dose(curves, dose)
+    if dose and runs is not None:
         found = effects(runs)
         found.to_csv(out / "doses.csv", index=False, float_format="%.6g")
         plot_doses(runs, dose).savefig(out / "doses.png", dpi=110)

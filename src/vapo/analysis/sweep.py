@@ -27,7 +27,11 @@ PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
     "ppo_vanilla": 5,
 }
 THRESHOLDS = (0.4, 0.6, 0.8)
-MEASURES = {"last": "last score", "area": "area under the curve", "accuracy": "training accuracy"}  # of a run; the last is a mean
+MEASURES = {
+    "accuracy": "training accuracy",
+    "last": "last score",
+    "area": "area under the curve",
+}  # accuracy: mean over policy steps
 NAMES = ("experiment=", "ablation=", "seed=")  # overrides that always name a run
 COLUMNS = {  # columns kept of a run: name in metrics.csv -> short name
     "clock/policy_step": "policy_step",
@@ -71,8 +75,9 @@ def arm_and_seed(overrides: Sequence[str]) -> tuple[str, int]:
     return ", ".join([*filter(None, names), *(f"{key}={value}" if value else key for key, value in values.items())]), seed
 
 
-def load_sweep(folder: Path | str) -> pd.DataFrame:
-    """The runs under a multirun folder, or the `curves.csv` of an earlier report, as one table.
+def load_sweep(folder: Path | str, dose: str | None = None) -> pd.DataFrame:
+    """The runs under a multirun folder, or the `curves.csv` of an earlier report, as one table. Arms are named by what differs
+    between runs, and by the setting `dose` in any case.
 
     Returns:
         a row per run and RL step, with arm, seed, rl_step, score and the short names of COLUMNS.
@@ -86,6 +91,7 @@ def load_sweep(folder: Path | str) -> pd.DataFrame:
     runs, paths = [], sorted(folder.rglob("metrics.csv"))
     settings = [overrides_of(path.parent) for path in paths]
     common = set.intersection(*map(set, settings)) if settings else set()
+    common = {part for part in common if dose is None or not part.startswith(f"{dose}=")}
     for path, overrides in zip(paths, settings, strict=True):
         metrics = load_metrics(path.parent)
         arm, seed = arm_and_seed([part for part in overrides if part.startswith(NAMES) or part not in common])

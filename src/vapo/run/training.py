@@ -53,6 +53,8 @@ def _train(config: DictConfig, folder: Path) -> dict[str, float]:
         checkpoint, rl_step = find_checkpoint(folder / "checkpoints", name)
     else:
         name_run(config)
+        if "recipe" in config.model:
+            config.model.folder = config.model.folder  # written out: a resumed run goes on with the model that it began with
         if (folder / CONFIG).exists():
             if is_first_rank():  # it has just made the folder, when the others look
                 check_same_job(config, folder)

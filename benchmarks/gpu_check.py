@@ -24,7 +24,7 @@ from vapo.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = ROOT / "src" / "vapo" / "assets" / "mini"
-CPU_SCORE = 0.75  # MiniAIME avg@32 after 12 policy steps: 0.90 ± 0.05 on CPUs (docs/first_study.md), so far below it is another result
+CPU_SCORE = 0.75  # MiniAIME avg@32 after 12 policy steps: 0.90 ± 0.05 on CPUs (docs/first_study.md), so below it is another result
 Rows = Iterator[tuple[str, str]]  # what was checked, what was found
 
 

@@ -21,6 +21,8 @@ from tests.arms import table
 from tests.runs import CONFIGS
 from tests.test_extending import FILES
 
+from vapo.analysis.doses import by_dose, effects
+from vapo.analysis.report import dose_table
 from vapo.analysis.sweep import load_sweep, summarize
 from vapo.run.resolvers import register
 from vapo.run.value_types import check_defaults
@@ -203,6 +205,13 @@ def test_scores_of_the_verified_page_are_those_of_its_files() -> None:
             if lowest := re.search(r"lowest of (\d+) runs (\d\.\d\d)", row):
                 assert (str(arms["seeds"].sum()), f"{arms['lowest'].min():.2f}") == lowest.groups()
     assert checked == page.count(" ± 0")  # every score has its file
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "docs/results").glob("when_*")), ids=lambda study: study.name)
+def test_the_table_of_a_dose_is_the_one_of_its_runs(study: Path) -> None:
+    page = (ROOT / "docs/results.md").read_text()
+    key = re.findall(rf"study.sh {study.name}`.*?`([a-z_.]+)`", page, re.DOTALL)[0]
+    assert dose_table(effects(by_dose(load_sweep(study / "curves.csv"), key)), key) in page
 
 
 def test_the_site_is_not_built_with_a_broken_link(tmp_path: Path) -> None:

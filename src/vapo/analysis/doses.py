@@ -79,6 +79,8 @@ def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
             color, at_x = arm_color(arm, number), [doses.index(dose) + shift for dose in at]
             axis.errorbar(at_x, means, halves, label=arm, color=color, marker="o", capsize=3)
         axis.set(title=MEASURES[measure], xlabel=key, xticks=range(len(doses)), xticklabels=doses)
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, 0.0), min(high, 1.05))  # shares; the intervals of two seeds would extend far beyond
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     return figure

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
-from tests.runs import CONFIGS, config_for
+from tests.runs import CONFIGS, FAST, config_for, run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from vapo.algorithms import avg_at_k
@@ -78,3 +79,13 @@ def test_a_made_model_is_made_once_for_its_settings(tmp_path: Path) -> None:
     folders = {str(folder), *(config_for(tmp_path, *tiny, change).model.folder for change in turned)}
     assert len(folders) == 1 + len(turned)
     assert config_for(tmp_path, *tiny, "data.source.problems=7").model.folder == str(folder)  # the base model does not see it
+
+
+def test_a_run_keeps_the_folder_of_its_made_model(tmp_path: Path) -> None:
+    """Resumed after the solver has changed, and with it the key of its settings, it still finds the model that it began with."""
+    tiny = [f"paths.root={tmp_path}", "model=made", "model.recipe.base.steps=1", "model.recipe.model.hidden=16"]
+    tiny += ["model.recipe.base.batch_tokens=300", *FAST]
+    config = config_for(tmp_path / "run", "debug=fast", *tiny)
+    make_model(config)
+    run(tmp_path / "run", *tiny)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["folder"] == config.model.folder

@@ -19,8 +19,7 @@ def markdown_table(table: pd.DataFrame) -> str:
     steps = " | ".join(f"steps to {threshold}" for threshold in THRESHOLDS)
     lines = [
         f"| arm | seeds | last score | lowest | largest fall | area under curve | training accuracy | {steps} | "
-        "length at end | collapsed | "
-        "AUROC adv. first → last | AUROC drop first → last | paper |",
+        "length at end | collapsed | AUROC adv. first → last | AUROC drop first → last | paper |",
         "|" + "---|" * (12 + len(THRESHOLDS)),
     ]
     for row in table.to_dict("records"):

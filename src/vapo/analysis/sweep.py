@@ -27,11 +27,8 @@ PAPER = {  # AIME 2024 avg@32 of Qwen2.5-32B (VAPO Table 1)
     "ppo_vanilla": 5,
 }
 THRESHOLDS = (0.4, 0.6, 0.8)
-MEASURES = {
-    "accuracy": "training accuracy",
-    "last": "last score",
-    "area": "area under the curve",
-}  # accuracy: mean over policy steps
+# of a run; its training accuracy is the mean over policy steps
+MEASURES = {"accuracy": "training accuracy", "last": "last score", "area": "area under the curve"}
 NAMES = ("experiment=", "ablation=", "seed=")  # overrides that always name a run
 COLUMNS = {  # columns kept of a run: name in metrics.csv -> short name
     "clock/policy_step": "policy_step",

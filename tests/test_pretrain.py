@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from tests.runs import CONFIGS, FAST, config_for, run
@@ -79,6 +80,18 @@ def test_a_made_model_is_made_once_for_its_settings(tmp_path: Path) -> None:
     folders = {str(folder), *(config_for(tmp_path, *tiny, change).model.folder for change in turned)}
     assert len(folders) == 1 + len(turned)
     assert config_for(tmp_path, *tiny, "data.source.problems=7").model.folder == str(folder)  # the base model does not see it
+
+
+@pytest.mark.parametrize("changed", [None, "data", "verifiers"])
+def test_a_changed_solver_makes_another_model(changed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [f"paths.root={tmp_path}", "model=made"]
+    folder = config_for(tmp_path, *settings).model.folder
+    for name in ("data", "verifiers"):
+        (tmp_path / name).mkdir()
+        text = (PACKAGE / name / "sums.py").read_text()
+        (tmp_path / name / "sums.py").write_text(f"{text}\n" if name == changed else text)
+    monkeypatch.setattr("vapo.run.resolvers.PACKAGE", tmp_path)
+    assert (config_for(tmp_path, *settings).model.folder == folder) == (changed is None)
 
 
 def test_a_run_keeps_the_folder_of_its_made_model(tmp_path: Path) -> None:

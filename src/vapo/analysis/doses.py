@@ -37,22 +37,23 @@ def by_dose(curves: pd.DataFrame, key: str) -> pd.DataFrame:
 
 
 def effects(runs: pd.DataFrame, reference: str = "vapo_full") -> pd.DataFrame:
-    """What each arm loses at each dose, a row per dose, arm and measure: the mean over seeds, and the mean paired difference over
-    the seeds that both have, each with half of its 95 % interval. The difference is to the reference at the same dose or, in a
-    sweep of one arm or without the reference, to the arm's own runs at the last dose.
+    """What each arm loses at each dose, a row per dose, arm and measure, the reference first: the mean over seeds, and how far it
+    is below that of `than`, a mean paired difference over the seeds that both have, each with half of its 95 % interval. `than` is
+    the reference at the same dose or, in a sweep of one arm or without the reference, the arm's own runs at the last dose.
 
     Args:
         runs: of `by_dose`.
     """
     doses, arms = list(runs["dose"].unique()), sorted(runs["arm"].unique(), key=lambda arm: (arm != reference, arm))
+    than = reference if reference in arms and len(arms) > 1 else "the last dose"
     cells, rows = dict(list(runs.groupby(["dose", "arm"]))), []
     for dose, arm, measure in product(doses, arms, MEASURES):
         if (dose, arm) not in cells:
             continue
         own = cells[dose, arm].set_index("seed")[measure]
         mean, half = interval(own.tolist())
-        row = {"dose": dose, "arm": arm, "measure": measure, "seeds": len(own), "mean": mean, "half": half}
-        compared = (dose, reference) if reference in arms and len(arms) > 1 else (doses[-1], arm)
+        row = {"dose": dose, "arm": arm, "measure": measure, "seeds": len(own), "mean": mean, "half": half, "than": than}
+        compared = (dose, reference) if than == reference else (doses[-1], arm)
         lost: list[float] = []
         if compared != (dose, arm) and compared in cells:
             lost = (cells[compared].set_index("seed")[measure] - own).dropna().tolist()
@@ -61,23 +62,20 @@ def effects(runs: pd.DataFrame, reference: str = "vapo_full") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
+def plot_doses(found: pd.DataFrame, key: str) -> Figure:
     """Training accuracy and last score of each arm against the dose, the mean over seeds with 95 % intervals.
 
     Args:
-        runs: of `by_dose`.
+        found: of `effects`.
         key: label of the doses.
     """
-    figure, doses = Figure(figsize=(9, 3.6), layout="constrained"), list(runs["dose"].unique())
+    figure, doses = Figure(figsize=(9, 3.6), layout="constrained"), list(found["dose"].unique())
     axes = figure.subplots(1, 2)
     for axis, measure in zip(axes, ("accuracy", "last"), strict=True):
-        for number, arm in enumerate(sorted(runs["arm"].unique(), key=lambda name: (name != "vapo_full", name))):
-            own = runs[runs["arm"] == arm]
-            at = [dose for dose in doses if (own["dose"] == dose).any()]
-            means, halves = zip(*(interval(own.loc[own["dose"] == dose, measure].tolist()) for dose in at), strict=True)
-            shift = 0.04 * number  # so that intervals do not hide each other
-            color, at_x = arm_color(arm, number), [doses.index(dose) + shift for dose in at]
-            axis.errorbar(at_x, means, halves, label=arm, color=color, marker="o", capsize=3)
+        for number, arm in enumerate(found["arm"].unique()):
+            own = found[(found["arm"] == arm) & (found["measure"] == measure)]
+            at = [doses.index(dose) + 0.04 * number for dose in own["dose"]]  # apart, so that intervals do not hide each other
+            axis.errorbar(at, own["mean"], own["half"], label=arm, color=arm_color(arm, number), marker="o", capsize=3)
         axis.set(title=MEASURES[measure], xlabel=key, xticks=range(len(doses)), xticklabels=doses)
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, 0.0), min(high, 1.05))  # shares; the intervals of two seeds would extend far beyond

@@ -76,7 +76,7 @@ def against_dapo(curves: pd.DataFrame) -> str:
 def dose_table(found: pd.DataFrame, key: str) -> str:
     """The effects at each dose on training accuracy and last score, as a Markdown table."""
     shown = [found[found["measure"] == measure].reset_index(drop=True) for measure in ("accuracy", "last")]
-    below = "below vapo_full" if found["arm"].nunique() > 1 and "vapo_full" in set(found["arm"]) else "below the last dose"
+    below = f"below {found['than'].iloc[0]}"
     lines = [f"| {key} | arm | seeds | training accuracy | {below} | last score | {below} |", "|" + "---|" * 7]
     for accuracy, last in zip(*(frame.to_dict("records") for frame in shown), strict=True):
         cells = [f"{row['mean']:.3f} ± {_number(row['half'], 3)}" for row in (accuracy, last)]
@@ -102,15 +102,14 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
     """
     out = Path(out)
     curves, left_out = finished(load_sweep(source, dose))
-    table, runs = summarize(curves), by_dose(curves, dose) if dose else None
+    table, found = summarize(curves), effects(by_dose(curves, dose)) if dose else None
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
     by_setting = []
-    if dose and runs is not None:
-        found = effects(runs)
+    if dose and found is not None:
         found.to_csv(out / "doses.csv", index=False, float_format="%.6g")
-        plot_doses(runs, dose).savefig(out / "doses.png", dpi=110)
+        plot_doses(found, dose).savefig(out / "doses.png", dpi=110)
         by_setting = [dose_table(found, dose), "![what is lost at each dose](doses.png)"]
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
     if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from vapo.verifiers.sums import MODULUS, answer, apply, parse_problem
+from vapo.verifiers.sums import MODULUS, answer, apply, compare, parse_problem
 
 MINI_AIME_SEED = 2024
 MINI_AIME_SIZE = 30
@@ -83,8 +83,7 @@ class NoisySolver:
             text += f"{total}{operator}{operand}={result};"
             total = int(result[-1]) if result != "?" else total
             if number == stated_after:
-                off = apply(total, "-", stated)
-                text += f"{total}|{stated}={off}{':' if off else ';'}"
+                text += compare(total, stated)
         return f"{text}A{total}"
 
 

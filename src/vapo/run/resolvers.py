@@ -37,8 +37,8 @@ def task_settings(source: DictConfig) -> dict[str, Any]:
 
 def _made_model(*, _root_: DictConfig) -> str:
     """The folder of the model that `model.recipe` makes for the task: equal settings and an equal solver, equal folder."""
-    solver = (PACKAGE / "data" / "sums.py").read_text()  # a model that learned other solutions is another model
-    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source), solver]
+    solver = [(PACKAGE / folder / "sums.py").read_text() for folder in ("data", "verifiers")]  # other solutions, another model
+    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source), *solver]
     return f"{_root_.paths.root}/logs/models/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

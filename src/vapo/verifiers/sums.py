@@ -66,6 +66,16 @@ def answer(problem: str) -> int:
     return total
 
 
+def compare(own: int, stated: int) -> str:
+    """What a solution writes beside its own total where the problem states the true one: how far it is off.
+
+    >>> compare(9, 9), compare(0, 9)
+    ('9|9=0;', '0|9=1:')
+    """
+    off = apply(own, "-", stated)
+    return f"{own}|{stated}={off}{':' if off else ';'}"
+
+
 def reveal_index(response: str) -> int | None:
     """The token index of the stated total that a response copies beside its own: from there on, a slip is visible."""
     match = _CHECK.search(response)
@@ -92,8 +102,7 @@ def consistent(problem: str, response: str) -> bool | None:
             return False
         total, position = int(match[4] or match[5] or total), match.end() + 1
         if number == stated_after:
-            off = apply(total, "-", int(stated[0]))
-            check = f"{total}|{stated[0]}={off}{':' if off else ';'}"
+            check = compare(total, int(stated[0]))
             if not response.startswith(check, position):
                 return False
             position += len(check)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # The studies of docs/results.md and docs/first_study.md, in pieces that resume where they were stopped: bash benchmarks/study.sh PIECE
 #   safe, baselines, real                      the default runs
-#   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling
+#   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling, when_chain_length,
+#   when_success_is_rare, when_guesses
 #                                              a technique with and without it, at four values of what it is for
 #   main, added, fresh, extra                  the first study
 # A run that fails stops no other; the script then ends with an error, after its report.
@@ -30,7 +31,25 @@ when() {
   run experiment=vapo_full seed=$seeds "${@:3}" "ablation=none,$2" "$1" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
 }
 
-seeds=600,601,602,603,604
+# The base model of chains of 6 to 40 operands: steps first, with slips that are repaired; then the solver of scale=chains. From it
+# other rates are learned in 500 steps (docs/log.md, entry 85).
+chains=$PWD/logs/models/chains
+other_rates="scale=chains model.recipe.base.start=$chains/base model.recipe.base.steps=500 model.recipe.base.curriculum=0.01 \
+  model.recipe.base.learning_rate=1.5e-3"
+make_chains() {
+  chain() {
+    $python src/pretrain.py data.source.hard_operations=4 data.source.min_operands=6 data.source.max_operands="$1" reward_model.rollouts=0 \
+      base.steps="$2" base.learning_rate="$3" "${@:4}"
+  }
+  [ -e "$chains/record.json" ] || {
+    chain 48 3000 3e-3 out="$chains/1"
+    chain 48 700 1.5e-3 base.start="$chains/1/base" base.curriculum=0.01 base.margin=8 out="$chains/2"
+    chain 44 1000 2e-3 base.start="$chains/2/base" base.curriculum=0.7 out="$chains" \
+      solver.gives_up=true solver.direct_share=0.1 solver.repair_rate=0 solver.slip_rate=0.4
+  }
+}
+
+seeds=${SEEDS:-600,601,602,603,604} # SEEDS=600: fewer of them first
 rarely='callbacks.aime_evaluation.every_n_steps=10 callbacks.credit_assignment.every_n_steps=20'
 critic='no_value_pretraining,no_decoupled_gae,no_length_adaptive_gae'
 policy='no_clip_higher,no_token_level_loss,no_positive_example_lm_loss,no_group_sampling'
@@ -58,6 +77,24 @@ case $piece in
     ;;
   when_group_sampling) # different problems in training; with 16 a step of either arm has them all, 16 times
     when data.source.problems=16,64,256,1024 no_group_sampling $rarely
+    ;;
+  when_success_is_rare) # base accuracy about 0.35, 0.14, 0.05 and 0.03
+    make_chains
+    when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 no_positive_example_lm_loss,no_clip_higher $other_rates \
+      model.recipe.solver.direct_share=0 data.source.max_operands=12 module.policy_steps=16 callbacks.aime_evaluation.every_n_steps=8 \
+      callbacks.credit_assignment.every_n_steps=16
+    ;;
+  when_guesses) # share of solutions of 3 tokens in the base policy; the others have 140
+    make_chains
+    when model.recipe.solver.direct_share=0,0.3,0.6,0.9 no_token_level_loss $other_rates
+    ;;
+  when_chain_length) # decoupled GAE in two readings, length-adaptive lambda, and DAPO
+    make_chains
+    dose=data.source.max_operands
+    task="scale=chains model.folder=$chains rollout.sampling.max_new_tokens=320"
+    when $dose=6,12,24,40 no_decoupled_gae,no_length_adaptive_gae $task
+    run experiment=vapo_full seed=$seeds ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 $task $dose=6,12,24,40
+    run experiment=dapo seed=$seeds $task $dose=6,12,24,40
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&

@@ -63,6 +63,18 @@ def test_a_base_model_that_has_not_learned_its_task_is_noticed(tmp_path: Path, c
     assert "base: 0.000 of its solutions" in capsys.readouterr().out and "raise model.recipe.base.steps, 1 now" in caplog.text
 
 
+def test_a_base_model_starts_from_another_of_the_same_alphabet(tmp_path: Path) -> None:
+    start = PACKAGE / "assets" / "mini" / "base"
+    tiny = [f"paths.root={tmp_path}", "model=made", f"model.recipe.base.start={start}", "model.recipe.base.steps=1"]
+    tiny += ["model.recipe.base.batch_tokens=300", "model.recipe.base.learning_rate=0"]
+    config = config_for(tmp_path, *tiny)
+    make_model(config)
+    made, shipped = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (config.model.path, start))
+    assert made.keys() == shipped.keys() and all(made[name].equal(shipped[name]) for name in made)
+    with pytest.raises(ValueError, match=r"this task has 22 tokens, .*assets/mini/base 19: set recipe.base.start=null"):
+        make_model(config_for(tmp_path, *tiny, "data=sums_reveal"))
+
+
 def test_a_made_model_is_made_once_for_its_settings(tmp_path: Path) -> None:
     tiny = [f"paths.root={tmp_path}", "model=made", "data=sums_reveal", "model.recipe.base.steps=2"]
     tiny += ["model.recipe.base.batch_tokens=300", "model.recipe.model.hidden=16"]

@@ -6,7 +6,7 @@ import pytest
 
 from vapo.data.sums import NoisySolver, make_problem, mini_aime, problem_at
 from vapo.types import Status
-from vapo.verifiers.sums import SumsVerifier, answer, parse_problem, reveal_index, trace
+from vapo.verifiers.sums import SumsVerifier, answer, consistent, parse_problem, reveal_index, trace
 
 SOLUTIONS = 4000
 
@@ -106,6 +106,18 @@ def test_noisy_solver_is_correct_unless_a_slip_is_left(corpus):
         if solution[0] != "A":
             clean = all(step.right or step.repaired for step in trace(problem, solution))
             assert status(problem, solution) is Status.CORRECT or not clean
+
+
+def test_a_noisy_solver_that_gives_up_is_correct_only_where_no_slip_is_left():
+    rng, solver, right = random.Random(0), NoisySolver(direct_share=0.0, gives_up=True), 0
+    for _ in range(300):
+        problem = make_problem(rng, rng.randint(2, 12))
+        solution = solver.solve(rng, problem)
+        clean = all(step.right or step.repaired for step in trace(problem, solution))
+        assert (status(problem, solution) is Status.CORRECT) == clean == (not solution.endswith("A?"))
+        assert consistent(problem, solution) and not (clean and consistent(problem, solution[:-1] + "?"))
+        right += clean
+    assert 50 < right < 250
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class NoisySolver:
     hard_operand: int = 8  # smallest operand that can make a step hard
     hard_operators: str = "+-"  # operators that can make a step hard
     hard_needs_crossing: bool = True  # False: a step is hard by its operand alone, which can be read from the problem
+    gives_up: bool = False  # True: where a marked slip is left, the answer is `?`, which is never right
     mark_slips: bool = True  # False: a slip looks like any result
 
     def solve(self, rng: random.Random, problem: str) -> str:
@@ -67,6 +68,7 @@ class NoisySolver:
         if rng.random() < self.direct_share:
             return f"A{rng.randrange(MODULUS)}"
         total, operations, stated_after = parse_problem(problem)
+        left = False  # a marked slip
         stated, text = total, ""  # the true total, which the solver looks at in one place only
         for number, (operator, operand) in enumerate(operations, start=1):
             stated = apply(stated, operator, operand)
@@ -81,10 +83,11 @@ class NoisySolver:
             elif slipped:
                 result = str((truth + 1) % MODULUS)
             text += f"{total}{operator}{operand}={result};"
+            left |= result == "?"
             total = int(result[-1]) if result != "?" else total
             if number == stated_after:
                 text += compare(total, stated)
-        return f"{text}A{total}"
+        return f"{text}A{'?' if left and self.gives_up else total}"
 
 
 def problem_at(

@@ -226,8 +226,12 @@ def pretrain(config: DictConfig) -> None:
     torch.manual_seed(config.seed)
     out, task, base = Path(config.out), task_settings(config.data.source), dict(config.base)
     task["max_operands"] += base.pop("margin")
+    start = base.pop("start")
     tokenizer = build_tokenizer(ALPHABET + (STATED if task["reveal"] else ""))
-    model = build_model(tokenizer, **config.model).to(config.device)
+    model = Qwen2ForCausalLM.from_pretrained(start) if start else build_model(tokenizer, **config.model)
+    if model.config.vocab_size != len(tokenizer):
+        raise ValueError(f"this task has {len(tokenizer)} tokens, {start} {model.config.vocab_size}: set recipe.base.start=null")
+    model = model.to(config.device)
     solver = instantiate(config.solver, mark_slips=task["reveal"] == 0)
     pretrain_base(model, tokenizer, solver, **task, **base, seed=config.seed)
     model.save_pretrained(out / "base")

@@ -5,7 +5,8 @@ A problem is `7-3+5+9`: start at the first number, add and subtract, keep the la
     direct     A8
     steps      7-3=4;4+5=9;9+9=?8;A8
 
-where a result is a digit, or `?`, a slip: the step is skipped and the total stays; a digit after `?` repairs it.
+where a result is a digit, or `?`, a slip: the step is skipped and the total stays; a digit after `?` repairs it. A solver that
+gives up writes `A?` where a slip is left: no answer, instead of one that is right by luck.
 
 A problem may state the true total after one of its operations, `7-3+5(9)+9`. There a solution checks its own total: it subtracts
 the stated one, `9|9=0;`, or `0|9=1:` after a slip. In such problems a slip is a wrong digit, which nobody sees before that place.
@@ -95,18 +96,19 @@ def consistent(problem: str, response: str) -> bool | None:
     if _ANSWER.fullmatch(response):
         return None
     total, operations, stated_after = parse_problem(problem)
-    position, stated = 0, re.findall(r"\(([0-9])\)", problem)
+    position, left, stated = 0, False, re.findall(r"\(([0-9])\)", problem)
     for number, (operator, operand) in enumerate(operations, start=1):
         match = _STEP.match(response, position)
         if match is None or match[0][:4] != f"{total}{operator}{operand}=" or response[match.end() : match.end() + 1] != ";":
             return False
+        left |= match[4] is None and match[5] is None
         total, position = int(match[4] or match[5] or total), match.end() + 1
         if number == stated_after:
             check = compare(total, int(stated[0]))
             if not response.startswith(check, position):
                 return False
             position += len(check)
-    return response[position:] == f"A{total}"
+    return response[position:] == f"A{total}" or (left and response[position:] == "A?")
 
 
 class SumsVerifier(Verifier):

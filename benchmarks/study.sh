@@ -92,8 +92,10 @@ case $piece in
     make_chains
     dose=data.source.max_operands
     task="scale=chains model.folder=$chains rollout.sampling.max_new_tokens=320"
-    when $dose=6,12,24,40 no_decoupled_gae,no_length_adaptive_gae $task
-    run experiment=vapo_full seed=$seeds ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 $task $dose=6,12,24,40
+    when $dose=6,12,24,40 no_length_adaptive_gae $task
+    shared="run experiment=vapo_full seed=$seeds ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 $task $dose=6,12,24,40"
+    $shared
+    $shared algorithm.length_adaptive_alpha=null # one lambda everywhere, 0.95
     run experiment=dapo seed=$seeds $task $dose=6,12,24,40
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)

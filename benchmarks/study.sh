@@ -36,6 +36,8 @@ when() {
 chains=$PWD/logs/models/chains
 other_rates="scale=chains model.recipe.base.start=$chains/base model.recipe.base.steps=500 model.recipe.base.curriculum=0.01 \
   model.recipe.base.learning_rate=1.5e-3"
+short='model.recipe.solver.direct_share=0 data.source.max_operands=12 module.policy_steps=16 callbacks.aime_evaluation.every_n_steps=8
+  callbacks.credit_assignment.every_n_steps=16'
 make_chains() {
   chain() {
     $python src/pretrain.py data.source.hard_operations=4 data.source.min_operands=6 data.source.max_operands="$1" reward_model.rollouts=0 \
@@ -72,17 +74,16 @@ case $piece in
   when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each
     when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late
     ;;
-  when_clip_higher) # rollouts of an update: 1 (where no clip can bind), 4, 16 and 64 updates a step, in value pretraining too
-    when module.minibatch_rollouts=256,64,16,4 no_clip_higher $rarely
+  when_clip_higher) # rollouts of an update: 4, 16, 64 and 256 updates a step, in value pretraining too; base accuracy 0.04
+    make_chains
+    when module.minibatch_rollouts=64,16,4,1 no_clip_higher $other_rates model.recipe.solver.slip_rate=0.7 $short
     ;;
   when_group_sampling) # different problems in training; with 16 a step of either arm has them all, 16 times
     when data.source.problems=16,64,256,1024 no_group_sampling $rarely
     ;;
   when_success_is_rare) # base accuracy about 0.35, 0.14, 0.05 and 0.03
     make_chains
-    when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 no_positive_example_lm_loss,no_clip_higher $other_rates \
-      model.recipe.solver.direct_share=0 data.source.max_operands=12 module.policy_steps=16 callbacks.aime_evaluation.every_n_steps=8 \
-      callbacks.credit_assignment.every_n_steps=16
+    when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 no_positive_example_lm_loss,no_clip_higher $other_rates $short
     ;;
   when_guesses) # share of solutions of 3 tokens in the base policy; the others have 140
     make_chains

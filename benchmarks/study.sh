@@ -31,8 +31,8 @@ when() {
   run experiment=vapo_full seed=$seeds "${@:3}" "ablation=none,$2" "$1" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
 }
 
-# The base model of chains of 6 to 40 operands: steps first, with slips that are repaired; then the solver of scale=chains. From it
-# other rates are learned in 500 steps (docs/log.md, entry 85).
+# The base model of chains of 6 to 40 operands: steps first, of mini's solver; then the solver of scale=chains (docs/log.md, entry 85).
+# From it other rates are learned in 500 steps.
 chains=$PWD/logs/models/chains
 other_rates="scale=chains model.recipe.base.start=$chains/base model.recipe.base.steps=500 model.recipe.base.curriculum=0.01 \
   model.recipe.base.learning_rate=1.5e-3"
@@ -43,12 +43,11 @@ make_chains() {
     $python src/pretrain.py data.source.hard_operations=4 data.source.min_operands=6 data.source.max_operands="$1" reward_model.rollouts=0 \
       base.steps="$2" base.learning_rate="$3" "${@:4}"
   }
-  [ -e "$chains/record.json" ] || {
-    chain 48 3000 3e-3 out="$chains/1"
-    chain 48 700 1.5e-3 base.start="$chains/1/base" base.curriculum=0.01 base.margin=8 out="$chains/2"
-    chain 44 1000 2e-3 base.start="$chains/2/base" base.curriculum=0.7 out="$chains" \
-      solver.gives_up=true solver.direct_share=0.1 solver.repair_rate=0 solver.slip_rate=0.4
-  }
+  [ -e "$chains/record.json" ] ||
+    { chain 48 3000 3e-3 out="$chains/1" &&
+      chain 48 700 1.5e-3 base.start="$chains/1/base" base.curriculum=0.01 base.margin=8 out="$chains/2" &&
+      chain 44 1000 2e-3 base.start="$chains/2/base" base.curriculum=0.7 out="$chains" \
+        solver.gives_up=true solver.direct_share=0.1 solver.repair_rate=0 solver.slip_rate=0.4; } || exit 1
 }
 
 seeds=${SEEDS:-600,601,602,603,604} # SEEDS=600: fewer of them first
@@ -74,14 +73,14 @@ case $piece in
   when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each
     when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late
     ;;
-  when_clip_higher) # rollouts of an update: 4, 16, 64 and 256 updates a step, in value pretraining too; base accuracy 0.04
+  when_clip_higher) # 4, 16, 64 and 256 updates a step, in value pretraining too; base accuracy 0.04
     make_chains
     when module.minibatch_rollouts=64,16,4,1 no_clip_higher $other_rates model.recipe.solver.slip_rate=0.7 $short
     ;;
   when_group_sampling) # different problems in training; with 16 a step of either arm has them all, 16 times
     when data.source.problems=16,64,256,1024 no_group_sampling $rarely
     ;;
-  when_success_is_rare) # base accuracy about 0.35, 0.14, 0.05 and 0.03
+  when_success_is_rare) # base accuracy 0.34, 0.13, 0.04 and 0.02
     make_chains
     when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 no_positive_example_lm_loss,no_clip_higher $other_rates $short
     ;;
@@ -89,14 +88,14 @@ case $piece in
     make_chains
     when model.recipe.solver.direct_share=0,0.3,0.6,0.9 no_token_level_loss $other_rates
     ;;
-  when_chain_length) # decoupled GAE in two readings, length-adaptive lambda, and DAPO
+  when_chain_length) # decoupled GAE (value pretraining with Monte-Carlo returns, with lambda 0.95, one lambda everywhere), adaptive lambda, DAPO
     make_chains
     dose=data.source.max_operands
     task="scale=chains model.folder=$chains rollout.sampling.max_new_tokens=320"
-    when $dose=6,12,24,40 no_length_adaptive_gae $task
+    when $dose=6,12,24,40 no_decoupled_gae,no_length_adaptive_gae $task
     shared="run experiment=vapo_full seed=$seeds ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 $task $dose=6,12,24,40"
     $shared
-    $shared algorithm.length_adaptive_alpha=null # one lambda everywhere, 0.95
+    $shared algorithm.length_adaptive_alpha=null # 0.95 everywhere
     run experiment=dapo seed=$seeds $task $dose=6,12,24,40
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)

@@ -69,10 +69,11 @@ def plot_doses(found: pd.DataFrame, key: str) -> Figure:
         found: of `effects`.
         key: label of the doses.
     """
-    figure, doses = Figure(figsize=(9, 3.6), layout="constrained"), list(found["dose"].unique())
+    doses, arms = list(found["dose"].unique()), list(found["arm"].unique())
+    figure = Figure(figsize=(9, 3.6 + 0.2 * len(arms)), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, measure in zip(axes, ("accuracy", "last"), strict=True):
-        for number, arm in enumerate(found["arm"].unique()):
+        for number, arm in enumerate(arms):
             own = found[(found["arm"] == arm) & (found["measure"] == measure)]
             at = [doses.index(dose) + 0.04 * number for dose in own["dose"]]  # apart, so that intervals do not hide each other
             axis.errorbar(at, own["mean"], own["half"], label=arm, color=arm_color(arm, number), marker="o", capsize=3)
@@ -80,5 +81,5 @@ def plot_doses(found: pd.DataFrame, key: str) -> Figure:
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, 0.0), min(high, 1.05))  # shares; the intervals of two seeds would extend far beyond
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     return figure

@@ -22,12 +22,15 @@ TITLES = {
 # The algorithms, in the colors of every figure; ablations and settings of a sweep take others.
 NAMES = {"vapo_full": "VAPO", "dapo": "DAPO", "grpo": "GRPO", "vc_ppo": "VC-PPO", "ppo_vanilla": "PPO"}
 COLORS = dict(zip(NAMES, ("tab:red", "tab:purple", "tab:blue", "tab:green", "tab:orange"), strict=True))
+OTHERS = [f"tab:{name}" for name in ("brown", "pink", "gray", "olive", "cyan")] + [
+    to_hex(colormaps["tab20"](i)) for i in range(1, 20, 2)
+]
 X_LABELS = {"policy_step": "RL step of policy training", "actor_updates": "gradient update of the actor"}
 
 
 def arm_color(arm: str, number: int) -> str:
-    """An algorithm has its own color; other arms take ten strong colors, then ten pale ones, then these again."""
-    return COLORS.get(arm) or to_hex(colormaps["tab20"](number % 10 * 2 + number // 10 % 2))
+    """An algorithm has its own color; others take the five strong colors that are left, then ten pale ones, then these again."""
+    return COLORS.get(arm) or OTHERS[number % len(OTHERS)]
 
 
 def draw_curve(axis: Axes, runs: pd.DataFrame, column: str, x: str, label: str, color: str, smooth: int = 1) -> None:

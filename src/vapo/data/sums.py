@@ -47,8 +47,8 @@ class NoisySolver:
 
     Only steps that cross ten (a carry or a borrow) with an operand of `hard_operand` or more are hard. A slip writes `?` as the
     result and continues from the total before it, which is never right; a repair adds the true result. So an error is visible, as
-    hesitation in real chains of thought is, and the choice between leaving and repairing it is a separate token. The rates are
-    below 0.7, because otherwise top-p 0.7 sampling would make the choices for the policy.
+    hesitation in real chains of thought is, and the choice between leaving and repairing it is a separate token. The default rates
+    are below 0.7: from there on top-p 0.7 makes the choice for the policy, so that MiniAIME's first scores are near 0.
 
     With `mark_slips` off a slip is the digit above the true one, and the solution goes on from it: nothing shows it until the
     problem states the true total, if it does; there the solution writes how far its own is off.

@@ -82,6 +82,24 @@ def build_model(
     return model
 
 
+def load_start(start: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) -> Qwen2ForCausalLM:
+    """The model in the folder `start`, to be trained further.
+
+    Raises:
+        ValueError: it has other sizes than `sizes`, or another alphabet.
+    """
+    model, own = Qwen2ForCausalLM.from_pretrained(start), PreTrainedTokenizerFast.from_pretrained(start)
+    config = model.config
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+    found = dict(zip(("hidden", "layers", "heads", "positions"), (getattr(config, name) for name in names), strict=True))
+    if found != sizes or own.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"the model in {start} has {found} and an alphabet of {len(own)}, this recipe {sizes} and {len(tokenizer)}: make "
+            "them alike, or set base.start=null (model.recipe.base.start with model=made)"
+        )
+    return model
+
+
 def _supervised_rows(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
     """Right-padded token ids, and labels that are -100 on prompt and padding."""
     encoded = [(tokenizer.encode(prompt), tokenizer.encode(response + EOS)) for prompt, response in pairs]
@@ -161,13 +179,16 @@ def _sampler(base: Path, tokenizer: PreTrainedTokenizerFast, device: str) -> Sam
     return Sampler(engine, tokenizer, SumsVerifier())
 
 
-def consistent_share(base: Path, tokenizer: PreTrainedTokenizerFast, task: dict[str, Any], seed: int, device: str = "cpu") -> float:
+def consistent_share(
+    base: Path, tokenizer: PreTrainedTokenizerFast, task: dict[str, Any], gives_up: bool, seed: int, device: str = "cpu"
+) -> float:
     """The share of the base model's responses to 256 problems of the task that are consistent with them; guesses aside."""
     source, longest = SumsPrompts(tokenizer, **task), 8 * task["max_operands"] + 8
     sampler = _sampler(base, tokenizer, device)
     prompts = [source.prompt(index, seed + 20_000) for index in range(256)]
     rollouts = sampler.sample(prompts, 1, SamplingParams(max_new_tokens=longest), seed, rl_step=0)
-    found = [consistent(source.problem(rollout.prompt), sampler.decode(rollout.completion.token_ids)) for rollout in rollouts]
+    pairs = [(source.problem(rollout.prompt), sampler.decode(rollout.completion.token_ids)) for rollout in rollouts]
+    found = [consistent(*pair, gives_up) for pair in pairs]
     written = [right for right in found if right is not None]
     return sum(written) / len(written) if written else 1.0
 
@@ -226,17 +247,15 @@ def pretrain(config: DictConfig) -> None:
     torch.manual_seed(config.seed)
     out, task, base = Path(config.out), task_settings(config.data.source), dict(config.base)
     task["max_operands"] += base.pop("margin")
-    start = base.pop("start")
+    start = base.pop("start", None)
     tokenizer = build_tokenizer(ALPHABET + (STATED if task["reveal"] else ""))
-    model = Qwen2ForCausalLM.from_pretrained(start) if start else build_model(tokenizer, **config.model)
-    if model.config.vocab_size != len(tokenizer):
-        raise ValueError(f"this task has {len(tokenizer)} tokens, {start} {model.config.vocab_size}: set recipe.base.start=null")
-    model = model.to(config.device)
+    model = (load_start(start, tokenizer, **config.model) if start else build_model(tokenizer, **config.model)).to(config.device)
     solver = instantiate(config.solver, mark_slips=task["reveal"] == 0)
     pretrain_base(model, tokenizer, solver, **task, **base, seed=config.seed)
     model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    share = consistent_share(out / "base", tokenizer, task_settings(config.data.source), config.seed, config.device)
+    made_for = task_settings(config.data.source)
+    share = consistent_share(out / "base", tokenizer, made_for, solver.gives_up, config.seed, config.device)
     print(f"base: {share:.3f} of its solutions are consistent with their problem, slips aside", flush=True)
     if share < CONSISTENT:
         log.warning(f"the base model has not learned its task yet: raise model.recipe.base.steps, {base['steps']} now")

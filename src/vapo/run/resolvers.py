@@ -36,9 +36,12 @@ def task_settings(source: DictConfig) -> dict[str, Any]:
 
 
 def _made_model(*, _root_: DictConfig) -> str:
-    """The folder of the model that `model.recipe` makes for the task: equal settings and an equal solver, equal folder."""
+    """The folder of the model that `model.recipe` makes for the task: equal folder for equal settings, an equal solver
+    and equal weights to start from."""
     solver = [(PACKAGE / folder / "sums.py").read_text() for folder in ("data", "verifiers")]  # other solutions, another model
-    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source), *solver]
+    start = Path(_root_.model.recipe.base.get("start") or "", "model.safetensors")
+    weights = hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else None
+    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source), *solver, weights]
     return f"{_root_.paths.root}/logs/models/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

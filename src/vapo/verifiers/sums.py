@@ -83,9 +83,10 @@ def reveal_index(response: str) -> int | None:
     return None if match is None else match.start() + 2
 
 
-def consistent(problem: str, response: str) -> bool | None:
+def consistent(problem: str, response: str, gives_up: bool = False) -> bool | None:
     """Whether a response is what its solver would write, results aside: all operations of the problem in order, each from the total
-    before it, the right check of the stated total, and the last total as the answer. None for a guess.
+    before it, the right check of the stated total, and the last total as the answer, or `?` where a solver that gives up has left a
+    slip. None for a guess.
 
     >>> problem = "7-3+5(9)+9"
     >>> consistent(problem, "7-3=4;4+5=8;8|9=9:8+9=7;A7"), consistent(problem, "7-3=4;4+5=8;8|9=0;8+9=7;A7")
@@ -108,7 +109,7 @@ def consistent(problem: str, response: str) -> bool | None:
             if not response.startswith(check, position):
                 return False
             position += len(check)
-    return response[position:] == f"A{total}" or (left and response[position:] == "A?")
+    return response[position:] == ("A?" if left and gives_up else f"A{total}")
 
 
 class SumsVerifier(Verifier):

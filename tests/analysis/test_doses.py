@@ -89,9 +89,10 @@ def test_numbers_come_in_their_order_and_then_words():
 
 
 def test_the_figure_has_a_line_per_arm(swept):
-    accuracy, last = plot_doses(effects(by_dose(swept, KEY)), KEY).axes
+    figure = plot_doses(effects(by_dose(swept, KEY)), KEY)
+    accuracy, last = figure.axes
     assert accuracy.lines[0].get_ydata().tolist() == pytest.approx([0.7, 0.6])
-    assert [label.get_text() for label in accuracy.get_legend().get_texts()] == ["vapo_full", "no_x"]
+    assert [label.get_text() for label in figure.legends[0].get_texts()] == ["vapo_full", "no_x"]
     assert [label.get_text() for label in last.get_xticklabels()] == ["4", "12"]
 
 

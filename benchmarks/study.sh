@@ -88,7 +88,7 @@ case $piece in
     make_chains
     when model.recipe.solver.direct_share=0,0.3,0.6,0.9 no_token_level_loss $other_rates
     ;;
-  when_chain_length) # decoupled GAE (value pretraining with Monte-Carlo returns, with lambda 0.95, one lambda everywhere), adaptive lambda, DAPO
+  when_chain_length) # decoupled GAE (pretraining with Monte-Carlo returns, with lambda 0.95, 0.95 everywhere), adaptive lambda, DAPO
     make_chains
     dose=data.source.max_operands
     task="scale=chains model.folder=$chains rollout.sampling.max_new_tokens=320"

@@ -68,7 +68,6 @@ class NoisySolver:
         if rng.random() < self.direct_share:
             return f"A{rng.randrange(MODULUS)}"
         total, operations, stated_after = parse_problem(problem)
-        left = False  # a marked slip
         stated, text = total, ""  # the true total, which the solver looks at in one place only
         for number, (operator, operand) in enumerate(operations, start=1):
             stated = apply(stated, operator, operand)
@@ -83,11 +82,10 @@ class NoisySolver:
             elif slipped:
                 result = str((truth + 1) % MODULUS)
             text += f"{total}{operator}{operand}={result};"
-            left |= result == "?"
             total = int(result[-1]) if result != "?" else total
             if number == stated_after:
                 text += compare(total, stated)
-        return f"{text}A{'?' if left and self.gives_up else total}"
+        return f"{text}A{'?' if self.gives_up and '?;' in text else total}"
 
 
 def problem_at(

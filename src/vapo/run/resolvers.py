@@ -39,9 +39,9 @@ def _made_model(*, _root_: DictConfig) -> str:
     """The folder of the model that `model.recipe` makes for the task: equal folder for equal settings, an equal solver
     and equal weights to start from."""
     solver = [(PACKAGE / folder / "sums.py").read_text() for folder in ("data", "verifiers")]  # other solutions, another model
-    start = Path(_root_.model.recipe.base.get("start") or "", "model.safetensors")
-    weights = hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else None
-    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source), *solver, weights]
+    weights = Path(start, "model.safetensors") if (start := _root_.model.recipe.base.get("start")) else None
+    started = hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None
+    settings = [OmegaConf.to_container(_root_.model.recipe, resolve=True), task_settings(_root_.data.source), *solver, started]
     return f"{_root_.paths.root}/logs/models/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

@@ -97,19 +97,18 @@ def consistent(problem: str, response: str, gives_up: bool = False) -> bool | No
     if _ANSWER.fullmatch(response):
         return None
     total, operations, stated_after = parse_problem(problem)
-    position, left, stated = 0, False, re.findall(r"\(([0-9])\)", problem)
+    position, stated = 0, re.findall(r"\(([0-9])\)", problem)
     for number, (operator, operand) in enumerate(operations, start=1):
         match = _STEP.match(response, position)
         if match is None or match[0][:4] != f"{total}{operator}{operand}=" or response[match.end() : match.end() + 1] != ";":
             return False
-        left |= match[4] is None and match[5] is None
         total, position = int(match[4] or match[5] or total), match.end() + 1
         if number == stated_after:
             check = compare(total, int(stated[0]))
             if not response.startswith(check, position):
                 return False
             position += len(check)
-    return response[position:] == ("A?" if left and gives_up else f"A{total}")
+    return response[position:] == ("A?" if gives_up and "?;" in response else f"A{total}")
 
 
 class SumsVerifier(Verifier):

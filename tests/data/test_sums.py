@@ -122,6 +122,18 @@ def test_a_noisy_solver_that_gives_up_is_correct_only_where_no_slip_is_left():
     assert 50 < right < 250
 
 
+def test_a_noisy_solver_that_gives_up_does_so_after_a_stated_total_that_differs():
+    rng, solver, right = random.Random(0), NoisySolver(direct_share=0.0, slip_rate=0.4, gives_up=True, mark_slips=False), 0
+    for _ in range(300):
+        problem = make_problem(rng, 12, hard_operations=2, reveal=4)
+        solution = solver.solve(rng, problem)
+        clean = all(step.right for step in trace(problem, solution))
+        assert (status(problem, solution) is Status.CORRECT) == clean == (not solution.endswith("A?"))
+        assert consistent(problem, solution, gives_up=True) and consistent(problem, solution) == clean
+        right += clean
+    assert 50 < right < 250
+
+
 @pytest.mark.parametrize(
     "solver",
     [NoisySolver(direct_share=0.0, slip_rate=0.0), NoisySolver(direct_share=0.0, repair_rate=1.0)],

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from vapo.verifiers.sums import MODULUS, answer, apply, compare, parse_problem
+from vapo.verifiers.sums import MODULUS, answer, apply, compare, knows_a_slip, parse_problem
 
 MINI_AIME_SEED = 2024
 MINI_AIME_SIZE = 30
@@ -60,7 +60,7 @@ class NoisySolver:
     hard_operand: int = 8  # smallest operand that can make a step hard
     hard_operators: str = "+-"  # operators that can make a step hard
     hard_needs_crossing: bool = True  # False: a step is hard by its operand alone, which can be read from the problem
-    gives_up: bool = False  # True: where a marked slip is left, the answer is `?`, which is never right
+    gives_up: bool = False  # True: after a slip that is marked, or shown by the stated total, the answer is `?`
     mark_slips: bool = True  # False: a slip looks like any result
 
     def solve(self, rng: random.Random, problem: str) -> str:
@@ -85,7 +85,7 @@ class NoisySolver:
             total = int(result[-1]) if result != "?" else total
             if number == stated_after:
                 text += compare(total, stated)
-        return f"{text}A{'?' if self.gives_up and '?;' in text else total}"
+        return f"{text}A{'?' if self.gives_up and knows_a_slip(text) else total}"
 
 
 def problem_at(

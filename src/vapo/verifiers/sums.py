@@ -6,7 +6,7 @@ A problem is `7-3+5+9`: start at the first number, add and subtract, keep the la
     steps      7-3=4;4+5=9;9+9=?8;A8
 
 where a result is a digit, or `?`, a slip: the step is skipped and the total stays; a digit after `?` repairs it. A solver that
-gives up writes `A?` where a slip is left: no answer, instead of one that is right by luck.
+gives up writes `A?` where it knows of a slip: no answer, instead of one that is right by luck.
 
 A problem may state the true total after one of its operations, `7-3+5(9)+9`. There a solution checks its own total: it subtracts
 the stated one, `9|9=0;`, or `0|9=1:` after a slip. In such problems a slip is a wrong digit, which nobody sees before that place.
@@ -77,6 +77,11 @@ def compare(own: int, stated: int) -> str:
     return f"{own}|{stated}={off}{':' if off else ';'}"
 
 
+def knows_a_slip(response: str) -> bool:
+    """Whether a solution has written down that it is wrong: a slip that was left, or a total that differs from the stated one."""
+    return "?;" in response or ":" in response
+
+
 def reveal_index(response: str) -> int | None:
     """The token index of the stated total that a response copies beside its own: from there on, a slip is visible."""
     match = _CHECK.search(response)
@@ -85,8 +90,8 @@ def reveal_index(response: str) -> int | None:
 
 def consistent(problem: str, response: str, gives_up: bool = False) -> bool | None:
     """Whether a response is what its solver would write, results aside: all operations of the problem in order, each from the total
-    before it, the right check of the stated total, and the last total as the answer, or `?` where a solver that gives up has left a
-    slip. None for a guess.
+    before it, the right check of the stated total, and the last total as the answer, or `?` where a solver that gives up knows of
+    a slip. None for a guess.
 
     >>> problem = "7-3+5(9)+9"
     >>> consistent(problem, "7-3=4;4+5=8;8|9=9:8+9=7;A7"), consistent(problem, "7-3=4;4+5=8;8|9=0;8+9=7;A7")
@@ -108,7 +113,7 @@ def consistent(problem: str, response: str, gives_up: bool = False) -> bool | No
             if not response.startswith(check, position):
                 return False
             position += len(check)
-    return response[position:] == ("A?" if gives_up and "?;" in response else f"A{total}")
+    return response[position:] == ("A?" if gives_up and knows_a_slip(response) else f"A{total}")
 
 
 class SumsVerifier(Verifier):

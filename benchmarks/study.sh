@@ -1,6 +1,7 @@
 #!/bin/bash
 # The studies of docs/results.md and docs/first_study.md, in pieces that resume where they were stopped: bash benchmarks/study.sh PIECE
 #   safe, baselines, real                      the default runs
+#   table                                      all arms in one setting that has the difficulties at once
 #   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling, when_chain_length,
 #   when_success_is_rare, when_guesses
 #                                              a technique with and without it, at four values of what it is for
@@ -97,6 +98,17 @@ case $piece in
     $shared
     $shared algorithm.length_adaptive_alpha=null # 0.95 everywhere
     run experiment=dapo seed=$seeds $task $dose=6,12,24,40
+    ;;
+  table) # decoupled GAE also in the reading of peers, one lambda of 0.95 everywhere
+    [ -e logs/models/late/record.json ] ||
+      $python src/pretrain.py data=sums_reveal data.source.reveal=12 solver.slip_rate=0.5 reward_model.rollouts=0 out=logs/models/late || exit 1
+    for seed in ${SEEDS:-700 701 702 703 704}; do
+      task="scale=composed seed=$seed callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
+      run experiment=vapo_full "ablation=none,$critic,$policy" $task
+      run experiment=ppo_vanilla,vc_ppo,grpo,dapo $task
+      run experiment=vapo_full ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 algorithm.length_adaptive_alpha=null \
+        scale=composed seed="$seed"
+    done
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&

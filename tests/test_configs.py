@@ -134,7 +134,17 @@ def test_the_committed_paper_configuration_is_current_and_has_the_papers_numbers
 
 def test_ranks_of_a_node_have_more_cpu_threads_than_a_laptops_run(tmp_path: Path) -> None:
     threads = {scale: config_for(tmp_path, f"scale={scale}").threads for scale in SCALES}
-    assert threads == {"lab": 2, "mini": 1, "late": 1, "chains": 1, "small_cpu": 2, "small_gpu": 2, "node8": 8, "paper": 8}
+    assert threads == {
+        "lab": 2,
+        "mini": 1,
+        "late": 1,
+        "chains": 1,
+        "composed": 1,
+        "small_cpu": 2,
+        "small_gpu": 2,
+        "node8": 8,
+        "paper": 8,
+    }
 
 
 def algorithm_of(folder: Path, *overrides: str) -> dict[str, Any]:

@@ -86,8 +86,13 @@ def load_start(start: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) -> 
     """The model in the folder `start`, to be trained further.
 
     Raises:
-        ValueError: it has other sizes than `sizes`, or another alphabet.
+        ValueError: there is none, or it has other sizes than `sizes`, or another alphabet.
     """
+    if not Path(start).is_dir():
+        raise ValueError(
+            f"base.start: no model in {start}; make it first (for scale=composed: bash benchmarks/study.sh table), or set it to a "
+            "folder that holds one, or to null (model.recipe.base.start with model=made)"
+        )
     model, own = Qwen2ForCausalLM.from_pretrained(start), PreTrainedTokenizerFast.from_pretrained(start)
     config = model.config
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")

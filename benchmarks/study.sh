@@ -50,6 +50,20 @@ make_chains() {
       chain 44 1000 2e-3 base.start="$chains/2/base" base.curriculum=0.7 out="$chains" \
         solver.gives_up=true solver.direct_share=0.1 solver.repair_rate=0 solver.slip_rate=0.4; } || exit 1
 }
+# The base model of scale=composed: a solver of late slips; one that gives up; then the stated total at its place; then the rates.
+make_composed() {
+  composed=$PWD/logs/models/composed
+  sums() { $python src/pretrain.py data=sums_reveal reward_model.rollouts=0 "$@"; }
+  next() {
+    sums data.source.min_operands=24 data.source.max_operands=24 solver.gives_up=true base.start="$1/base" base.steps="$2" base.learning_rate="$3" \
+      base.curriculum="$4" "${@:5}"
+  }
+  [ -e "$composed/record.json" ] ||
+    { sums data.source.reveal=12 solver.slip_rate=0.5 out="$composed/1" &&
+      next "$composed/1" 1200 2e-3 0.7 data.source.reveal=12 solver.slip_rate=0.5 solver.direct_share=0.1 out="$composed/2" &&
+      next "$composed/2" 500 1.5e-3 0.3 data.source.reveal=4 solver.slip_rate=0.5 solver.direct_share=0.1 out="$composed/3" &&
+      next "$composed/3" 500 1.5e-3 0.01 data.source.reveal=4 solver.slip_rate=0.4 solver.direct_share=0.3 out="$composed"; } || exit 1
+}
 
 seeds=${SEEDS:-600,601,602,603,604} # SEEDS=600: fewer of them first
 rarely='callbacks.aime_evaluation.every_n_steps=10 callbacks.credit_assignment.every_n_steps=20'
@@ -99,15 +113,15 @@ case $piece in
     $shared algorithm.length_adaptive_alpha=null # 0.95 everywhere
     run experiment=dapo seed=$seeds $task $dose=6,12,24,40
     ;;
-  table) # decoupled GAE also in the reading of peers, one lambda of 0.95 everywhere
-    [ -e logs/models/late/record.json ] ||
-      $python src/pretrain.py data=sums_reveal data.source.reveal=12 solver.slip_rate=0.5 reward_model.rollouts=0 out=logs/models/late || exit 1
-    for seed in ${SEEDS:-700 701 702 703 704}; do
-      task="scale=composed seed=$seed callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
-      run experiment=vapo_full "ablation=none,$critic,$policy" $task
-      run experiment=ppo_vanilla,vc_ppo,grpo,dapo $task
-      run experiment=vapo_full ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 algorithm.length_adaptive_alpha=null \
-        scale=composed seed="$seed"
+  table) # decoupled GAE also in the reading of peers: one fixed lambda everywhere, value pretraining included
+    make_composed
+    for seed in ${SEEDS:-710 711 712 713 714}; do
+      task="scale=composed seed=$seed"
+      shared="$task callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
+      run experiment=vapo_full "ablation=none,$critic,$policy" $shared
+      run experiment=ppo_vanilla,vc_ppo $shared
+      run experiment=grpo,dapo $task
+      run experiment=vapo_full ablation=no_decoupled_gae algorithm.pretraining_lambda=0.85 algorithm.length_adaptive_alpha=null $task
     done
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)

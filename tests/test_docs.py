@@ -22,7 +22,7 @@ from tests.runs import CONFIGS
 from tests.test_extending import FILES
 
 from vapo.analysis.doses import by_dose, effects
-from vapo.analysis.report import dose_table
+from vapo.analysis.report import effect_table
 from vapo.analysis.sweep import load_sweep, summarize
 from vapo.run.resolvers import register
 from vapo.run.value_types import check_defaults
@@ -207,11 +207,14 @@ def test_scores_of_the_verified_page_are_those_of_its_files() -> None:
     assert checked == page.count(" ± 0")  # every score has its file
 
 
-@pytest.mark.parametrize("study", sorted((ROOT / "docs/results").glob("when_*")), ids=lambda study: study.name)
-def test_the_table_of_a_dose_is_the_one_of_its_runs(study: Path) -> None:
+STUDIES = [*sorted((ROOT / "docs/results").glob("when_*")), ROOT / "docs/results/table"]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_the_table_of_a_study_is_the_one_of_its_runs(study: Path) -> None:
     page = (ROOT / "docs/results.md").read_text()
-    key = re.findall(rf"study.sh {study.name}`.*?`([a-z_.]+)`", page, re.DOTALL)[0]
-    assert dose_table(effects(by_dose(load_sweep(study / "curves.csv"), key)), key) in page
+    key = re.findall(rf"study.sh {study.name}`.*?`([a-z_.]+)`", page, re.DOTALL)[0] if study.name != "table" else None
+    assert effect_table(effects(by_dose(load_sweep(study / "curves.csv"), key)), key) in page
 
 
 def test_the_site_is_not_built_with_a_broken_link(tmp_path: Path) -> None:

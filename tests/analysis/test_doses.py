@@ -80,7 +80,7 @@ def test_one_dose_alone_has_a_report(tmp_path: Path):
         rows = [{"rl_step": 1, "clock/policy_step": 1, "response/accuracy": 0.5, "response/length_mean": 9.0}]
         rows[0] |= {"reward/mean": 0.0, "mini_aime_t1_p0.7/avg@32": 0.5, "mini_aime_t1_p0.7/length_mean": 9.0}
         pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
-    assert "| 4 | vapo_full | 2 | 0.500 ± 0.000 |  | 0.500 ± 0.000 |  |" in write_report(tmp_path, tmp_path, KEY).read_text()
+    assert "| 4 | vapo_full | 2 | 0.500 ± 0.000 | 0.500 ± 0.000 |" in write_report(tmp_path, tmp_path, KEY).read_text()
 
 
 def test_numbers_come_in_their_order_and_then_words():
@@ -104,6 +104,16 @@ def test_the_report_begins_with_the_doses(swept, tmp_path: Path):
         and "| 12 | no_x | 2 | 0.250 ± 1.906 | 0.350 ± 0.635 | 0.250 ± 1.906 | 0.350 ± 0.635 |" in text
     )
     assert (tmp_path / "doses.png").exists() and len(pd.read_csv(tmp_path / "doses.csv")) == 4 * 3
+
+
+def test_without_a_dose_the_report_begins_with_the_arms_from_the_best_to_the_worst(tmp_path: Path):
+    arms = {"no_token_level_loss": [0.3, 0.1], "no_clip_higher, m=2": [0.9], "vapo_full": [0.8, 0.6]}
+    curves(arms).to_csv(tmp_path / "curves.csv", index=False)
+    lines = write_report(tmp_path / "curves.csv", tmp_path).read_text().splitlines()
+    assert lines[0] == "| arm | seeds | training accuracy | below vapo_full | last score | below vapo_full | paper |"
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| no_clip_higher, m=2", "| vapo_full", "| no_token_level_loss"]
+    assert lines[3] == "| vapo_full | 2 | 0.700 ± 1.271 |  | 0.700 ± 1.271 |  | 60 |"
+    assert lines[4] == "| no_token_level_loss | 2 | 0.200 ± 1.271 | 0.500 ± 0.000 | 0.200 ± 1.271 | 0.500 ± 0.000 | 53 |"
 
 
 def test_a_setting_that_was_not_swept_is_an_error_that_names_the_arms(swept):

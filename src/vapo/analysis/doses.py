@@ -10,12 +10,13 @@ from vapo.analysis.sweep import MEASURES, interval, score_of_run
 from vapo.analysis.sweep_figures import arm_color
 
 
-def by_dose(curves: pd.DataFrame, key: str) -> pd.DataFrame:
+def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
     """One row per arm, dose and seed, in the doses' order: `arm` without the dose, `dose`, `seed` and the MEASURES of a run.
 
     Args:
         curves: of `load_sweep`.
         key: the setting that is the dose; numbers come in their order, then words. Arms whose names do not say it are left out.
+            None: the sweep varies its arms alone, and the dose is an empty word.
 
     Raises:
         ValueError: no arm's name says the dose.
@@ -26,9 +27,9 @@ def by_dose(curves: pd.DataFrame, key: str) -> pd.DataFrame:
         doses: list[str] = []
         for part in str(name).split(", "):
             (doses if part.startswith(f"{key}=") else rest).append(part)
-        if doses:
+        if doses or key is None:
             found = score_of_run(run)
-            dose = doses[0].removeprefix(f"{key}=")
+            dose = doses[0].removeprefix(f"{key}=") if doses else ""
             rows.append({"arm": ", ".join(rest), "dose": dose, "seed": seed} | {measure: found[measure] for measure in MEASURES})
     if not rows:
         raise ValueError(f"no arm's name says {key}: the arms are {', '.join(map(str, curves['arm'].unique()))}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from vapo.analysis.doses import by_dose, effects, plot_doses
-from vapo.analysis.sweep import MEASURES, THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
+from vapo.analysis.sweep import MEASURES, PAPER, THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
 from vapo.analysis.sweep_figures import plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
 
@@ -73,19 +73,24 @@ def against_dapo(curves: pd.DataFrame) -> str:
     return f"{'; '.join(parts)} (paper: 0.6 of its steps). Standard deviation of the reward's second differences: {jumps}."
 
 
-def dose_table(found: pd.DataFrame, key: str) -> str:
-    """The effects at each dose on training accuracy and last score, as a Markdown table."""
-    shown = [found[found["measure"] == measure].reset_index(drop=True) for measure in ("accuracy", "last")]
-    below = f"below {found['than'].iloc[0]}"
-    lines = [f"| {key} | arm | seeds | training accuracy | {below} | last score | {below} |", "|" + "---|" * 7]
-    for accuracy, last in zip(*(frame.to_dict("records") for frame in shown), strict=True):
-        cells = [f"{row['mean']:.3f} ± {_number(row['half'], 3)}" for row in (accuracy, last)]
-        lost = [
-            "" if math.isnan(row["below"]) else f"{row['below']:.3f} ± {_number(row['below_half'], 3)}" for row in (accuracy, last)
-        ]
-        lines.append(
-            f"| {accuracy['dose']} | {accuracy['arm']} | {accuracy['seeds']} | {cells[0]} | {lost[0]} | {cells[1]} | {lost[1]} |"
-        )
+def effect_table(found: pd.DataFrame, key: str | None = None) -> str:
+    """The effects on training accuracy and last score as a Markdown table: in the doses' order or, without a key, from the highest
+    training accuracy to the lowest, beside the paper's scores."""
+    accuracy, last = (found[found["measure"] == measure].reset_index(drop=True) for measure in ("accuracy", "last"))
+    order = accuracy.index if key else accuracy["mean"].sort_values(ascending=False, kind="stable").index
+    below = [f"below {found['than'].iloc[0]}"] if found["below"].notna().any() else []
+    columns = ["arm", "seeds", "training accuracy", *below, "last score", *below]
+    columns = [key, *columns] if key else [*columns, "paper"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in order:
+        arm = accuracy.loc[row, "arm"]
+        cells = [arm, str(accuracy.loc[row, "seeds"])]
+        for measure in (accuracy.loc[row], last.loc[row]):
+            cells.append(f"{_number(measure['mean'], 3)} ± {_number(measure['half'], 3)}")
+            lost, half = measure["below"], _number(measure["below_half"], 3)
+            cells += ["" if math.isnan(lost) else f"{lost:.3f} ± {half}"] * len(below)
+        cells = [accuracy.loc[row, "dose"], *cells] if key else [*cells, _number(PAPER.get(arm, math.nan), 0)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -102,19 +107,19 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
     """
     out = Path(out)
     curves, left_out = finished(load_sweep(source, dose))
-    table, found = summarize(curves), effects(by_dose(curves, dose)) if dose else None
+    table, found = summarize(curves), effects(by_dose(curves, dose))
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
-    by_setting = []
-    if dose and found is not None:
+    parts = [effect_table(found, dose)]
+    if dose:
         found.to_csv(out / "doses.csv", index=False, float_format="%.6g")
         plot_doses(found, dose).savefig(out / "doses.png", dpi=110)
-        by_setting = [dose_table(found, dose), "![what is lost at each dose](doses.png)"]
+        parts += ["![what is lost at each dose](doses.png)"]
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
     if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):
         plot_baselines(curves).savefig(out / "baselines.png", dpi=110)
-    parts = [*by_setting, markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
+    parts += [markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
     parts += [separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):
         plot_two(curves).savefig(out / "vapo_against_dapo.png", dpi=110)

@@ -113,15 +113,14 @@ case $piece in
     $shared algorithm.length_adaptive_alpha=null # 0.95 everywhere
     run experiment=dapo seed=$seeds $task $dose=6,12,24,40
     ;;
-  table) # decoupled GAE also in the reading of peers: one fixed lambda everywhere, value pretraining included
+  table) # a seed after the other; the last arm has one lambda of 0.85 everywhere, in value pretraining too, so no length-adaptive GAE
     make_composed
-    for seed in ${SEEDS:-710 711 712 713 714}; do
-      task="scale=composed seed=$seed"
-      shared="$task callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
-      run experiment=vapo_full "ablation=none,$critic,$policy" $shared
-      run experiment=ppo_vanilla,vc_ppo $shared
-      run experiment=grpo,dapo $task
-      run experiment=vapo_full ablation=no_decoupled_gae algorithm.pretraining_lambda=0.85 algorithm.length_adaptive_alpha=null $task
+    for seed in $(tr , ' ' <<<"${SEEDS:-710,711,712,713,714}"); do
+      task="scale=composed seed=$seed" # an arm finds the critic that VAPO has pretrained
+      run experiment=vapo_full $task "ablation=none,$critic,$policy" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
+      run $task experiment=ppo_vanilla,vc_ppo "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
+      run $task experiment=grpo,dapo
+      run experiment=vapo_full $task ablation=no_decoupled_gae algorithm.pretraining_lambda=0.85 algorithm.length_adaptive_alpha=null
     done
     ;;
   real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)

@@ -75,6 +75,7 @@ def test_ppo_has_none_of_the_seven_techniques_at_any_scale(tmp_path: Path) -> No
         assert algorithm.value_pretraining_steps == 0
         assert algorithm.critic_lambda is None and algorithm.length_adaptive_alpha is None
         assert algorithm.clip_high == algorithm.clip_low == 0.2
+        assert algorithm.actor_lambda == (0.85 if scale == "composed" else 0.95)
         assert (algorithm.loss_aggregation, algorithm.positive_lm_coef, algorithm.group_size) == ("sequence", 0.0, 1)
 
 

@@ -111,7 +111,10 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
-    parts = [effect_table(found, dose)]
+    parts = [
+        effect_table(found, dose),
+        '± is half of the 95 % Student-t interval over seeds; "below" is a mean difference, paired by seed.',
+    ]
     if dose:
         found.to_csv(out / "doses.csv", index=False, float_format="%.6g")
         plot_doses(found, dose).savefig(out / "doses.png", dpi=110)

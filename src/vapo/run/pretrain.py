@@ -90,8 +90,7 @@ def load_start(start: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) -> 
     """
     if not Path(start).is_dir():
         raise ValueError(
-            f"base.start: no model in {start}; make it first (for scale=composed: bash benchmarks/study.sh table), or set it to a "
-            "folder that holds one, or to null (model.recipe.base.start with model=made)"
+            f"base.start: no model in {start}; set it (model.recipe.base.start with model=made) to a folder that holds one, or to null"
         )
     model, own = Qwen2ForCausalLM.from_pretrained(start), PreTrainedTokenizerFast.from_pretrained(start)
     config = model.config

@@ -77,7 +77,7 @@ def test_a_base_model_starts_from_another_of_the_same_alphabet(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"'hidden': 64, .* this recipe {'hidden': 16,"):
         make_model(config_for(tmp_path, *tiny, "model.recipe.model.hidden=16"))
     other = tmp_path / "other"
-    with pytest.raises(ValueError, match=r"base.start: no model in .*other; set it .*to a folder that holds one"):
+    with pytest.raises(ValueError, match=r"base.start: no model in .*other; set it .*to a folder with one"):
         make_model(config_for(tmp_path, *tiny, f"model.recipe.base.start={other}"))
     shutil.copytree(start, other)
     tiny[2] = f"model.recipe.base.start={other}"

@@ -90,7 +90,7 @@ def load_start(start: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) -> 
     """
     if not Path(start).is_dir():
         raise ValueError(
-            f"base.start: no model in {start}; set it (model.recipe.base.start with model=made) to a folder that holds one, or to null"
+            f"base.start: no model in {start}; set it (with model=made model.recipe.base.start) to a folder with one, or to null"
         )
     model, own = Qwen2ForCausalLM.from_pretrained(start), PreTrainedTokenizerFast.from_pretrained(start)
     config = model.config

@@ -116,9 +116,10 @@ case $piece in
   table) # a seed after the other; the last arm has one lambda of 0.85 everywhere, in value pretraining too, so no length-adaptive GAE
     make_composed
     for seed in $(tr , ' ' <<<"${SEEDS:-710,711,712,713,714}"); do
-      task="scale=composed seed=$seed" # an arm finds the critic that VAPO has pretrained
-      run experiment=vapo_full $task "ablation=none,$critic,$policy" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
-      run $task experiment=ppo_vanilla,vc_ppo "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt"
+      task="scale=composed seed=$seed"
+      shared="callbacks.value_pretraining.critic_file=$PWD/$folder/critic_$seed.pt" # so that an arm finds the critic that VAPO has pretrained
+      run experiment=vapo_full $task "ablation=none,$critic,$policy" "$shared"
+      run $task experiment=ppo_vanilla,vc_ppo "$shared"
       run $task experiment=grpo,dapo
       run experiment=vapo_full $task ablation=no_decoupled_gae algorithm.pretraining_lambda=0.85 algorithm.length_adaptive_alpha=null
     done

@@ -25,13 +25,18 @@ train() {
     callbacks.aime_evaluation.every_n_steps=3 "callbacks.value_pretraining.critic_file=$PWD/$folder/${critic_file:-critic}_\${seed}.pt" "$@"
 }
 
-# A technique with and without it, at four values of one setting, the dose: when DOSE=VALUES ABLATION SETTINGS...
+# Ablations at four values of one setting, the dose: when DOSE=VALUES ABLATIONS SETTINGS...
 # The dose varies fastest, so that an arm finds the critic that VAPO has pretrained.
 when() {
   dose=${1%%=*}
-  run experiment=vapo_full seed=$seeds "${@:3}" "ablation=none,$2" "$1" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
+  run experiment=vapo_full seed=$seeds "${@:3}" "ablation=$2" "$1" "callbacks.value_pretraining.critic_file=$PWD/$folder/critic_\${seed}_\${$dose}.pt"
 }
 
+# A base model is made in stages; one that is done is not made again: stage FOLDER STEPS PEAK_RATE CURRICULUM SETTINGS...
+stage() {
+  [ -e "$1/record.json" ] ||
+    $python src/pretrain.py out="$1" base.steps="$2" base.learning_rate="$3" base.curriculum="$4" reward_model.rollouts=0 "${@:5}" || exit 1
+}
 # The base model of chains of 6 to 40 operands: steps first, of mini's solver; then the solver of scale=chains (docs/log.md, entry 85).
 # From it other rates are learned in 500 steps.
 chains=$PWD/logs/models/chains
@@ -40,29 +45,20 @@ other_rates="scale=chains model.recipe.base.start=$chains/base model.recipe.base
 short='model.recipe.solver.direct_share=0 data.source.max_operands=12 module.policy_steps=16 callbacks.aime_evaluation.every_n_steps=8
   callbacks.credit_assignment.every_n_steps=16'
 make_chains() {
-  chain() {
-    $python src/pretrain.py data.source.hard_operations=4 data.source.min_operands=6 data.source.max_operands="$1" reward_model.rollouts=0 \
-      base.steps="$2" base.learning_rate="$3" "${@:4}"
-  }
-  [ -e "$chains/record.json" ] ||
-    { chain 48 3000 3e-3 out="$chains/1" &&
-      chain 48 700 1.5e-3 base.start="$chains/1/base" base.curriculum=0.01 base.margin=8 out="$chains/2" &&
-      chain 44 1000 2e-3 base.start="$chains/2/base" base.curriculum=0.7 out="$chains" \
-        solver.gives_up=true solver.direct_share=0.1 solver.repair_rate=0 solver.slip_rate=0.4; } || exit 1
+  task='data.source.hard_operations=4 data.source.min_operands=6'
+  stage "$chains/1" 3000 3e-3 0.5 $task data.source.max_operands=48
+  stage "$chains/2" 700 1.5e-3 0.01 $task data.source.max_operands=48 base.margin=8 base.start="$chains/1/base"
+  stage "$chains" 1000 2e-3 0.7 $task data.source.max_operands=44 base.start="$chains/2/base" \
+    solver.gives_up=true solver.direct_share=0.1 solver.repair_rate=0 solver.slip_rate=0.4
 }
 # The base model of scale=composed: a solver of late slips; one that gives up; then the stated total at its place; then the rates.
+composed=$PWD/logs/models/composed
 make_composed() {
-  composed=$PWD/logs/models/composed
-  sums() { $python src/pretrain.py data=sums_reveal reward_model.rollouts=0 "$@"; }
-  next() {
-    sums data.source.min_operands=24 data.source.max_operands=24 solver.gives_up=true base.start="$1/base" base.steps="$2" base.learning_rate="$3" \
-      base.curriculum="$4" "${@:5}"
-  }
-  [ -e "$composed/record.json" ] ||
-    { sums data.source.reveal=12 solver.slip_rate=0.5 out="$composed/1" &&
-      next "$composed/1" 1200 2e-3 0.7 data.source.reveal=12 solver.slip_rate=0.5 solver.direct_share=0.1 out="$composed/2" &&
-      next "$composed/2" 500 1.5e-3 0.3 data.source.reveal=4 solver.slip_rate=0.5 solver.direct_share=0.1 out="$composed/3" &&
-      next "$composed/3" 500 1.5e-3 0.01 data.source.reveal=4 solver.slip_rate=0.4 solver.direct_share=0.3 out="$composed"; } || exit 1
+  task='data=sums_reveal data.source.min_operands=24 data.source.max_operands=24 solver.gives_up=true'
+  stage "$composed/1" 2600 3e-3 0.5 data=sums_reveal data.source.reveal=12 solver.slip_rate=0.5
+  stage "$composed/2" 1200 2e-3 0.7 $task data.source.reveal=12 solver.slip_rate=0.5 solver.direct_share=0.1 base.start="$composed/1/base"
+  stage "$composed/3" 500 1.5e-3 0.3 $task data.source.reveal=4 solver.slip_rate=0.5 solver.direct_share=0.1 base.start="$composed/2/base"
+  stage "$composed" 500 1.5e-3 0.01 $task data.source.reveal=4 solver.slip_rate=0.4 solver.direct_share=0.3 base.start="$composed/3/base"
 }
 
 seeds=${SEEDS:-600,601,602,603,604} # SEEDS=600: fewer of them first
@@ -83,31 +79,33 @@ case $piece in
     ;;
   when_value_pretraining) # 3 RL steps of it are 48 updates, the paper's 50 read literally
     dose=algorithm.value_pretraining_steps
-    run experiment=vapo_full seed=$seeds model=mini,mini_fresh_critic $dose=0,1,3,8 $rarely
+    $python -m benchmarks.shifted_head logs/models/shifted_reward -1 || exit 1
+    run experiment=vapo_full seed=$seeds model=mini,mini_fresh_critic,mini_shifted_critic $dose=0,1,3,8 $rarely
     ;;
-  when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each
-    when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late
+  when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each; without it lambda is 0.95, 0.99 or 1
+    when data.source.reveal=1,4,8,12 none,no_length_adaptive_gae scale=late
+    when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late scale_overrides.actor_lambda=0.99,1
     ;;
   when_clip_higher) # 4, 16, 64 and 256 updates a step, in value pretraining too; base accuracy 0.04
     make_chains
-    when module.minibatch_rollouts=64,16,4,1 no_clip_higher $other_rates model.recipe.solver.slip_rate=0.7 $short
+    when module.minibatch_rollouts=64,16,4,1 none,no_clip_higher $other_rates model.recipe.solver.slip_rate=0.7 $short
     ;;
   when_group_sampling) # different problems in training; with 16 a step of either arm has them all, 16 times
-    when data.source.problems=16,64,256,1024 no_group_sampling $rarely
+    when data.source.problems=16,64,256,1024 none,no_group_sampling $rarely
     ;;
   when_success_is_rare) # base accuracy 0.34, 0.13, 0.04 and 0.02
     make_chains
-    when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 no_positive_example_lm_loss,no_clip_higher $other_rates $short
+    when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 none,no_positive_example_lm_loss,no_clip_higher $other_rates $short
     ;;
   when_guesses) # share of solutions of 3 tokens in the base policy; the others have 140
     make_chains
-    when model.recipe.solver.direct_share=0,0.3,0.6,0.9 no_token_level_loss $other_rates
+    when model.recipe.solver.direct_share=0,0.3,0.6,0.9 none,no_token_level_loss $other_rates
     ;;
   when_chain_length) # decoupled GAE (pretraining with Monte-Carlo returns, with lambda 0.95, 0.95 everywhere), adaptive lambda, DAPO
     make_chains
     dose=data.source.max_operands
     task="scale=chains model.folder=$chains rollout.sampling.max_new_tokens=320"
-    when $dose=6,12,24,40 no_decoupled_gae,no_length_adaptive_gae $task
+    when $dose=6,12,24,40 none,no_decoupled_gae,no_length_adaptive_gae $task
     shared="run experiment=vapo_full seed=$seeds ablation=no_decoupled_gae algorithm.pretraining_lambda=0.95 $task $dose=6,12,24,40"
     $shared
     $shared algorithm.length_adaptive_alpha=null # 0.95 everywhere

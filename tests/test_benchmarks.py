@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from benchmarks.models import TINY
+from benchmarks.shifted_head import REWARD_MODEL
 from benchmarks.tables import ROOT, machine, markdown, versions
 from benchmarks.vs_trl import write_prompts
 
 from vapo.data.sums import problem_at
+from vapo.models.critic import Critic
 from vapo.verifiers.sums import answer
 
 
@@ -90,3 +93,12 @@ def test_soak() -> None:
     first = [line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines() if line.startswith("| ")]
     assert first[2:] == ["memory", "file handles", "threads", "checkpoints", "logs", "CPU time of a step"]
     assert first[0].startswith("quantity") and printed.endswith(versions())
+
+
+def test_shifted_head(tmp_path: Path) -> None:
+    """A critic that starts from it values every state as one from the reward model does, by the shift lower."""
+    finished("benchmarks.shifted_head", str(tmp_path / "shifted"), "-1")
+    tokens = torch.randint(3, 19, (2, 40), generator=torch.Generator().manual_seed(0))
+    shifted, original = (Critic.from_pretrained(str(path), "reward_model").eval() for path in (tmp_path / "shifted", REWARD_MODEL))
+    value, expected = (critic.head(critic.backbone(tokens).last_hidden_state) for critic in (shifted, original))
+    torch.testing.assert_close(value, expected - 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vapo.analysis.doses import by_dose, effects, plot_doses
+from vapo.analysis.doses import by_dose, effects, plot_accuracy, plot_doses
 from vapo.analysis.report import write_report
 from vapo.analysis.sweep import interval
 
@@ -88,12 +88,25 @@ def test_numbers_come_in_their_order_and_then_words():
     assert by_dose(curves(arms), KEY)["dose"].tolist() == ["4", "12", "any", "null"]
 
 
-def test_the_figure_has_a_line_per_arm(swept):
-    figure = plot_doses(effects(by_dose(swept, KEY)), KEY)
-    accuracy, last = figure.axes
-    assert accuracy.lines[0].get_ydata().tolist() == pytest.approx([0.7, 0.6])
+def test_the_figure_has_a_dot_per_run_and_a_line_per_arm(swept):
+    figure = plot_doses(by_dose(swept, KEY), KEY)
+    accuracy, last, below = figure.axes
+    dots, means = accuracy.lines[:2]
+    assert sorted(dots.get_ydata()) == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    assert means.get_ydata().tolist() == pytest.approx([0.7, 0.6])
+    assert below.lines[3].get_ydata().tolist() == pytest.approx([0.05, 0.35]), "0.8 - 0.7 and 0; 0.7 - 0.4 and 0.5 - 0.1"
     assert [label.get_text() for label in figure.legends[0].get_texts()] == ["vapo_full", "no_x"]
     assert [label.get_text() for label in last.get_xticklabels()] == ["4", "12"]
+
+
+def test_without_a_dose_the_figure_has_a_row_per_arm_with_its_interval():
+    runs = by_dose(curves({"no_x": [0.3, 0.1], "vapo_full": [0.8, 0.6, 0.7], "dapo": [0.5]}), None)
+    (axis,) = plot_accuracy(runs).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["no_x", "dapo", "vapo_full"]
+    dots = [line.get_xdata().tolist() for line in axis.lines if line.get_alpha()]
+    assert dots == [pytest.approx([0.3, 0.1]), pytest.approx([0.5]), pytest.approx([0.8, 0.6, 0.7])]
+    (start, end) = axis.collections[2].get_segments()[0][:, 0]
+    assert (start, end) == pytest.approx((0.7 - interval([0.8, 0.6, 0.7])[1], 0.7 + interval([0.8, 0.6, 0.7])[1]))
 
 
 def test_the_report_begins_with_the_doses(swept, tmp_path: Path):

@@ -172,7 +172,7 @@ def test_the_report_is_rebuilt_from_its_own_curves(sweep, tmp_path):
     assert first.read_text() == again.read_text()
     assert "| vapo_full | 2 | 0.90 ±" in first.read_text()
     assert {path.name for path in (tmp_path / "b").iterdir()} == {
-        *("report.md", "table.csv", "curves.csv", "arms.png", "vapo_against_dapo.png"),
+        *("report.md", "table.csv", "curves.csv", "accuracy.png", "arms.png", "vapo_against_dapo.png"),
     }
     assert len(markdown_table(summarize(load_sweep(sweep))).splitlines()) == 6
 

@@ -1,17 +1,21 @@
 """Dose and response: what an arm loses at each value of one setting, the dose, which the arms' names carry (`no_x, data.y=4`)."""
 
 import math
-from itertools import product
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vapo.analysis.sweep import MEASURES, interval, score_of_run
-from vapo.analysis.sweep_figures import arm_color
+from vapo.analysis.sweep_figures import COLORS, arm_color
+
+REFERENCE = "vapo_full"
 
 
 def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
-    """One row per arm, dose and seed, in the doses' order: `arm` without the dose, `dose`, `seed` and the MEASURES of a run.
+    """One row per arm, dose and seed, in the doses' order and VAPO first: `arm` without the dose, `dose`, `seed`, the MEASURES of a
+    run, and of each measure m how far the run is below the one that it is compared with, `m_below`. That is the run of the same
+    seed `than` names: of VAPO at the same dose or, in a sweep of one arm or without VAPO, of the arm itself at the last dose.
 
     Args:
         curves: of `load_sweep`.
@@ -33,54 +37,87 @@ def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
             rows.append({"arm": ", ".join(rest), "dose": dose, "seed": seed} | {measure: found[measure] for measure in MEASURES})
     if not rows:
         raise ValueError(f"no arm's name says {key}: the arms are {', '.join(map(str, curves['arm'].unique()))}")
-    table = pd.DataFrame(rows).assign(number=lambda frame: pd.to_numeric(frame["dose"], errors="coerce"))
-    return table.sort_values(["number", "dose", "arm", "seed"], ignore_index=True).drop(columns="number")
+    table = pd.DataFrame(rows)
+    table["number"], table["other"] = pd.to_numeric(table["dose"], errors="coerce"), table["arm"] != REFERENCE
+    table = table.sort_values(["number", "dose", "other", "arm", "seed"], ignore_index=True).drop(columns=["number", "other"])
+    return _paired(table)
 
 
-def effects(runs: pd.DataFrame, reference: str = "vapo_full") -> pd.DataFrame:
-    """What each arm loses at each dose, a row per dose, arm and measure, the reference first: the mean over seeds, and how far it
-    is below that of `than`, a mean paired difference over the seeds that both have, each with half of its 95 % interval. `than` is
-    the reference at the same dose or, in a sweep of one arm or without the reference, the arm's own runs at the last dose.
+def _paired(runs: pd.DataFrame) -> pd.DataFrame:
+    if runs["arm"].nunique() > 1 and REFERENCE in set(runs["arm"]):
+        than, compared, same = REFERENCE, runs["arm"] == REFERENCE, ["dose", "seed"]
+    else:
+        than, compared, same = "the last dose", runs["dose"] == runs["dose"].iloc[-1], ["arm", "seed"]
+    pairs = runs.merge(runs.loc[compared, [*same, *MEASURES]], how="left", on=same, suffixes=("", "_than"))
+    below = {f"{m}_below": (pairs[f"{m}_than"] - pairs[m]).mask(compared) for m in MEASURES}
+    return runs.assign(than=than, **below)
+
+
+def effects(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each arm loses at each dose, a row per dose, arm and measure: the mean over seeds, and that of the differences,
+    each with half of its 95 % interval.
 
     Args:
         runs: of `by_dose`.
     """
-    doses, arms = list(runs["dose"].unique()), sorted(runs["arm"].unique(), key=lambda arm: (arm != reference, arm))
-    than = reference if reference in arms and len(arms) > 1 else "the last dose"
-    cells, rows = dict(list(runs.groupby(["dose", "arm"]))), []
-    for dose, arm, measure in product(doses, arms, MEASURES):
-        if (dose, arm) not in cells:
-            continue
-        own = cells[dose, arm].set_index("seed")[measure]
-        mean, half = interval(own.tolist())
-        row = {"dose": dose, "arm": arm, "measure": measure, "seeds": len(own), "mean": mean, "half": half, "than": than}
-        compared = (dose, reference) if than == reference else (doses[-1], arm)
-        lost: list[float] = []
-        if compared != (dose, arm) and compared in cells:
-            lost = (cells[compared].set_index("seed")[measure] - own).dropna().tolist()
-        row["below"], row["below_half"] = interval(lost) if lost else (math.nan, math.nan)
-        rows.append(row)
+    rows = []
+    for (dose, arm), own in runs.groupby(["dose", "arm"], sort=False):
+        for measure in MEASURES:
+            mean, half = interval(own[measure].tolist())
+            lost = own[f"{measure}_below"].dropna().tolist()
+            below, below_half = interval(lost) if lost else (math.nan, math.nan)
+            row = {"dose": dose, "arm": arm, "measure": measure, "seeds": len(own), "mean": mean, "half": half}
+            rows.append(row | {"than": own["than"].iloc[0], "below": below, "below_half": below_half})
     return pd.DataFrame(rows)
 
 
-def plot_doses(found: pd.DataFrame, key: str) -> Figure:
-    """Training accuracy and last score of each arm against the dose, the mean over seeds with 95 % intervals.
+def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
+    """Training accuracy, last score, and how far training accuracy is below what it is compared with, against the dose: a dot per
+    run, and a line through the means over seeds. Intervals are in the table.
 
     Args:
-        found: of `effects`.
+        runs: of `by_dose`.
         key: label of the doses.
     """
-    doses, arms = list(found["dose"].unique()), list(found["arm"].unique())
-    figure = Figure(figsize=(9, 3.6 + 0.2 * len(arms)), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, measure in zip(axes, ("accuracy", "last"), strict=True):
+    doses, arms = list(runs["dose"].unique()), list(runs["arm"].unique())
+    figure = Figure(figsize=(13, 3.6 + 0.2 * len(arms)), layout="constrained")
+    axes = figure.subplots(1, 3)
+    titles = {"accuracy": MEASURES["accuracy"], "last": MEASURES["last"]}
+    titles["accuracy_below"] = f"training accuracy below {runs['than'].iloc[0]}"
+    for axis, (column, title) in zip(axes, titles.items(), strict=True):
         for number, arm in enumerate(arms):
-            own = found[(found["arm"] == arm) & (found["measure"] == measure)]
-            at = [doses.index(dose) + 0.04 * number for dose in own["dose"]]  # apart, so that intervals do not hide each other
-            axis.errorbar(at, own["mean"], own["half"], label=arm, color=arm_color(arm, number), marker="o", capsize=3)
-        axis.set(title=MEASURES[measure], xlabel=key, xticks=range(len(doses)), xticklabels=doses)
-        low, high = axis.get_ylim()
-        axis.set_ylim(max(low, 0.0), min(high, 1.05))  # shares; the intervals of two seeds would extend far beyond
+            _draw_runs(
+                axis, runs[(runs["arm"] == arm)].dropna(subset=[column]), column, doses, 0.06 * number, arm_color(arm, number)
+            )
+        axis.set(title=title, xlabel=key, xticks=range(len(doses)), xticklabels=doses)
         axis.grid(alpha=0.3)
+        axis.axhline(0.0, color="0.3", linewidth=1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
+    return figure
+
+
+def _draw_runs(axis: Axes, runs: pd.DataFrame, column: str, doses: list[str], aside: float, color: str) -> None:
+    at = [doses.index(dose) + aside for dose in runs["dose"]]  # aside, so that arms do not hide each other
+    axis.plot(at, runs[column], "o", color=color, markersize=3, alpha=0.5)
+    means = runs.groupby("dose", sort=False)[column].mean()
+    axis.plot(list(dict.fromkeys(at)), means, "o-", color=color, markersize=6, label="".join(runs["arm"].unique()))
+
+
+def plot_accuracy(runs: pd.DataFrame) -> Figure:
+    """Training accuracy of each arm, the highest first: a dot per run, the mean over seeds and its 95 % interval.
+
+    Args:
+        runs: of `by_dose`.
+    """
+    arms = list(runs.groupby("arm")["accuracy"].mean().sort_values().index)
+    figure = Figure(figsize=(8, 0.8 + 0.34 * len(arms)), layout="constrained")
+    axis = figure.subplots()
+    for height, arm in enumerate(arms):
+        found = runs.loc[runs["arm"] == arm, "accuracy"]
+        mean, half = interval(found.tolist())
+        color = COLORS.get(arm, "0.4")
+        axis.plot(found, [height] * len(found), "o", color=color, markersize=4, alpha=0.4)
+        axis.errorbar(mean, height, xerr=half, color=color, marker="|", markersize=14, capsize=4)
+    axis.set(yticks=range(len(arms)), yticklabels=[arm.replace(", ", ",\n") for arm in arms], xlabel=MEASURES["accuracy"])
+    axis.grid(alpha=0.3)
     return figure

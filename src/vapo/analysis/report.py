@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vapo.analysis.doses import by_dose, effects, plot_doses
+from vapo.analysis.doses import by_dose, effects, plot_accuracy, plot_doses
 from vapo.analysis.sweep import MEASURES, PAPER, THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
 from vapo.analysis.sweep_figures import plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
@@ -95,7 +95,7 @@ def effect_table(found: pd.DataFrame, key: str | None = None) -> str:
 
 
 def write_report(source: Path | str, out: Path | str, dose: str | None = None) -> Path:
-    """Writes report.md, table.csv, curves.csv and the figures; with a dose doses.csv and doses.png too.
+    """Writes report.md, table.csv, curves.csv and the figures; with a dose doses.csv and doses.png too, without one accuracy.png.
 
     Args:
         source: folder of a multirun, or a curves.csv of an earlier report.
@@ -107,7 +107,8 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
     """
     out = Path(out)
     curves, left_out = finished(load_sweep(source, dose))
-    table, found = summarize(curves), effects(by_dose(curves, dose))
+    table, runs = summarize(curves), by_dose(curves, dose)
+    found = effects(runs)
     out.mkdir(parents=True, exist_ok=True)
     curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table.to_csv(out / "table.csv", index=False, float_format="%.6g")
@@ -117,8 +118,11 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
     ]
     if dose:
         found.to_csv(out / "doses.csv", index=False, float_format="%.6g")
-        plot_doses(found, dose).savefig(out / "doses.png", dpi=110)
+        plot_doses(runs, dose).savefig(out / "doses.png", dpi=100)
         parts += ["![what is lost at each dose](doses.png)"]
+    else:
+        plot_accuracy(runs).savefig(out / "accuracy.png", dpi=110)
+        parts += ["![training accuracy of every arm](accuracy.png)"]
     plot_arms(curves, list(table["arm"])).savefig(out / "arms.png", dpi=110)
     if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):
         plot_baselines(curves).savefig(out / "baselines.png", dpi=110)

@@ -3,11 +3,9 @@
 A critic that starts from it knows what a slip looks like and is wrong about the level (docs/results.md, value pretraining).
 """
 
-import shutil
 import sys
 from pathlib import Path
 
-from torch import nn
 from transformers import AutoModelForTokenClassification
 
 import vapo
@@ -16,10 +14,9 @@ REWARD_MODEL = Path(vapo.__file__).parent / "assets" / "mini" / "reward"
 
 
 def main() -> None:
-    folder, shift = Path(sys.argv[1]), float(sys.argv[2])
-    model = AutoModelForTokenClassification.from_pretrained(REWARD_MODEL)  # its head may have a bias
-    nn.init.constant_(model.score.bias, shift)
-    shutil.copytree(REWARD_MODEL, folder, dirs_exist_ok=True)  # the tokenizer
+    folder, shift = sys.argv[1], float(sys.argv[2])
+    model = AutoModelForTokenClassification.from_pretrained(REWARD_MODEL)  # in this format the head has a bias; it starts at 0
+    model.score.bias.data += shift
     model.save_pretrained(folder)
 
 

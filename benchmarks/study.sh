@@ -10,7 +10,7 @@
 set -uo pipefail
 piece=${1:?say which piece: the first lines of this script list them}
 folder=logs/train/multiruns/study_$piece
-python=.venv/bin/python
+python=${PYTHON:-.venv/bin/python}
 failed=0
 export OMP_NUM_THREADS=1
 
@@ -34,8 +34,8 @@ when() {
 
 # A base model is made in stages; one that is done is not made again: stage FOLDER STEPS PEAK_RATE CURRICULUM SETTINGS...
 stage() {
-  [ -e "$1/record.json" ] ||
-    $python src/pretrain.py out="$1" base.steps="$2" base.learning_rate="$3" base.curriculum="$4" reward_model.rollouts=0 "${@:5}" || exit 1
+  [ -e "$1/record.json" ] && return
+  $python src/pretrain.py out="$1" base.steps="$2" base.learning_rate="$3" base.curriculum="$4" reward_model.rollouts=0 "${@:5}" || exit 1
 }
 # The base model of chains of 6 to 40 operands: steps first, of mini's solver; then the solver of scale=chains (docs/log.md, entry 85).
 # From it other rates are learned in 500 steps.
@@ -45,7 +45,8 @@ other_rates="scale=chains model.recipe.base.start=$chains/base model.recipe.base
 short='model.recipe.solver.direct_share=0 data.source.max_operands=12 module.policy_steps=16 callbacks.aime_evaluation.every_n_steps=8
   callbacks.credit_assignment.every_n_steps=16'
 make_chains() {
-  task='data.source.hard_operations=4 data.source.min_operands=6'
+  [ -e "$chains/record.json" ] && return
+  local task='data.source.hard_operations=4 data.source.min_operands=6'
   stage "$chains/1" 3000 3e-3 0.5 $task data.source.max_operands=48
   stage "$chains/2" 700 1.5e-3 0.01 $task data.source.max_operands=48 base.margin=8 base.start="$chains/1/base"
   stage "$chains" 1000 2e-3 0.7 $task data.source.max_operands=44 base.start="$chains/2/base" \
@@ -54,10 +55,12 @@ make_chains() {
 # The base model of scale=composed: a solver of late slips; one that gives up; then the stated total at its place; then the rates.
 composed=$PWD/logs/models/composed
 make_composed() {
-  task='data=sums_reveal data.source.min_operands=24 data.source.max_operands=24 solver.gives_up=true'
+  [ -e "$composed/record.json" ] && return
+  local task='data=sums_reveal data.source.min_operands=24 data.source.max_operands=24 solver.gives_up=true'
   stage "$composed/1" 2600 3e-3 0.5 data=sums_reveal data.source.reveal=12 solver.slip_rate=0.5
-  stage "$composed/2" 1200 2e-3 0.7 $task data.source.reveal=12 solver.slip_rate=0.5 solver.direct_share=0.1 base.start="$composed/1/base"
-  stage "$composed/3" 500 1.5e-3 0.3 $task data.source.reveal=4 solver.slip_rate=0.5 solver.direct_share=0.1 base.start="$composed/2/base"
+  local half='solver.slip_rate=0.5 solver.direct_share=0.1'
+  stage "$composed/2" 1200 2e-3 0.7 $task data.source.reveal=12 $half base.start="$composed/1/base"
+  stage "$composed/3" 500 1.5e-3 0.3 $task data.source.reveal=4 $half base.start="$composed/2/base"
   stage "$composed" 500 1.5e-3 0.01 $task data.source.reveal=4 solver.slip_rate=0.4 solver.direct_share=0.3 base.start="$composed/3/base"
 }
 
@@ -84,7 +87,7 @@ case $piece in
     ;;
   when_length_adaptive) # operations from the last hard one to where a slip shows, 6 tokens each; without it lambda is 0.95, 0.99 or 1
     when data.source.reveal=1,4,8,12 none,no_length_adaptive_gae scale=late
-    when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late scale_overrides.actor_lambda=0.99,1
+    when data.source.reveal=1,4,8,12 no_length_adaptive_gae scale=late algorithm.actor_lambda=0.99,1
     ;;
   when_clip_higher) # 4, 16, 64 and 256 updates a step, in value pretraining too; base accuracy 0.04
     make_chains

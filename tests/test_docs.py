@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
@@ -71,6 +72,7 @@ def compose_like(script: str, words: list[str], overlay: Path) -> None:
         overrides = [value or choices[i][0] for i, value in enumerate(chosen)]
         with initialize_config_dir(config_dir=CONFIGS, version_base="1.3"):
             config = compose(name, [*overrides, f"hydra.searchpath=[file://{overlay}]"], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
         OmegaConf.set_struct(config, False)
         config.pop("hydra")
         check_defaults(config)

@@ -94,9 +94,24 @@ def test_the_figure_has_a_dot_per_run_and_a_line_per_arm(swept):
     dots, means = accuracy.lines[:2]
     assert sorted(dots.get_ydata()) == pytest.approx([0.5, 0.6, 0.7, 0.8])
     assert means.get_ydata().tolist() == pytest.approx([0.7, 0.6])
-    assert below.lines[3].get_ydata().tolist() == pytest.approx([0.05, 0.35]), "0.8 - 0.7 and 0; 0.7 - 0.4 and 0.5 - 0.1"
+    (own,) = [line for line in below.lines if line.get_label() == "no_x"]
+    assert own.get_ydata().tolist() == pytest.approx([0.05, 0.35]), "0.8 - 0.7 and 0; 0.7 - 0.4 and 0.5 - 0.1"
     assert [label.get_text() for label in figure.legends[0].get_texts()] == ["vapo_full", "no_x"]
     assert [label.get_text() for label in last.get_xticklabels()] == ["4", "12"]
+
+
+def test_of_one_arm_the_figure_has_no_difference_at_the_last_dose():
+    figure = plot_doses(by_dose(curves({f"m=a, {KEY}=8": [0.8, 0.6], f"m=a, {KEY}=1": [0.5, 0.4]}), KEY), KEY)
+    below = figure.axes[-1]
+    assert below.get_title() == "training accuracy below the last dose"
+    (own,) = [line for line in below.lines if line.get_label() == "m=a"]
+    assert own.get_xdata().tolist() == [0] and own.get_ydata().tolist() == pytest.approx([0.25])
+
+
+def test_runs_that_no_name_tells_apart_are_an_error():
+    arms = {f"no_x, a=1, {KEY}=4": [0.5], f"no_x, {KEY}=4, a=1": [0.6]}
+    with pytest.raises(ValueError, match=r"two runs of no_x, a=1 with seed 0 at dose '4'"):
+        by_dose(curves(arms), KEY)
 
 
 def test_without_a_dose_the_figure_has_a_row_per_arm_with_its_interval():

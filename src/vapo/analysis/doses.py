@@ -3,7 +3,6 @@
 import math
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vapo.analysis.sweep import MEASURES, interval, score_of_run
@@ -13,9 +12,9 @@ REFERENCE = "vapo_full"
 
 
 def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
-    """One row per arm, dose and seed, in the doses' order and VAPO first: `arm` without the dose, `dose`, `seed`, the MEASURES of a
-    run, and of each measure m how far the run is below the one that it is compared with, `m_below`. That is the run of the same
-    seed `than` names: of VAPO at the same dose or, in a sweep of one arm or without VAPO, of the arm itself at the last dose.
+    """One row per arm, dose and seed, in the doses' order, VAPO first: `arm` without the dose, `dose`, `seed`, the MEASURES of
+    a run, `than`, and for each measure m `m_below`: how far the run is below the run of the same seed that it is compared with.
+    That is VAPO's at the same dose (`than` is `vapo_full`) or, in a sweep of one arm or without VAPO, its own at the last dose.
 
     Args:
         curves: of `load_sweep`.
@@ -23,7 +22,7 @@ def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
             None: the sweep varies its arms alone, and the dose is an empty word.
 
     Raises:
-        ValueError: no arm's name says the dose.
+        ValueError: no arm's name says the dose, or two runs are of the same arm, dose and seed.
     """
     rows = []
     for (name, seed), run in curves.groupby(["arm", "seed"]):
@@ -38,6 +37,8 @@ def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
     if not rows:
         raise ValueError(f"no arm's name says {key}: the arms are {', '.join(map(str, curves['arm'].unique()))}")
     table = pd.DataFrame(rows)
+    if (twice := table[table.duplicated(["arm", "dose", "seed"])]).size:
+        raise ValueError(f"two runs of {twice['arm'].iloc[0]} with seed {twice['seed'].iloc[0]} at dose {twice['dose'].iloc[0]!r}")
     table["number"], table["other"] = pd.to_numeric(table["dose"], errors="coerce"), table["arm"] != REFERENCE
     table = table.sort_values(["number", "dose", "other", "arm", "seed"], ignore_index=True).drop(columns=["number", "other"])
     return _paired(table)
@@ -81,26 +82,21 @@ def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
     """
     doses, arms = list(runs["dose"].unique()), list(runs["arm"].unique())
     figure = Figure(figsize=(13, 3.6 + 0.2 * len(arms)), layout="constrained")
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3, sharex=True)
     titles = {"accuracy": MEASURES["accuracy"], "last": MEASURES["last"]}
     titles["accuracy_below"] = f"training accuracy below {runs['than'].iloc[0]}"
     for axis, (column, title) in zip(axes, titles.items(), strict=True):
         for number, arm in enumerate(arms):
-            _draw_runs(
-                axis, runs[(runs["arm"] == arm)].dropna(subset=[column]), column, doses, 0.06 * number, arm_color(arm, number)
-            )
+            own = runs[runs["arm"] == arm].dropna(subset=[column])
+            at = [doses.index(dose) + 0.06 * number for dose in own["dose"]]  # aside, so that arms do not hide each other
+            axis.plot(at, own[column], "o", color=arm_color(arm, number), markersize=3, alpha=0.5)
+            means = own.groupby("dose", sort=False)[column].mean()
+            axis.plot(list(dict.fromkeys(at)), means, "o-", color=arm_color(arm, number), label=arm)
         axis.set(title=title, xlabel=key, xticks=range(len(doses)), xticklabels=doses)
         axis.grid(alpha=0.3)
         axis.axhline(0.0, color="0.3", linewidth=1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     return figure
-
-
-def _draw_runs(axis: Axes, runs: pd.DataFrame, column: str, doses: list[str], aside: float, color: str) -> None:
-    at = [doses.index(dose) + aside for dose in runs["dose"]]  # aside, so that arms do not hide each other
-    axis.plot(at, runs[column], "o", color=color, markersize=3, alpha=0.5)
-    means = runs.groupby("dose", sort=False)[column].mean()
-    axis.plot(list(dict.fromkeys(at)), means, "o-", color=color, markersize=6, label="".join(runs["arm"].unique()))
 
 
 def plot_accuracy(runs: pd.DataFrame) -> Figure:
@@ -109,8 +105,11 @@ def plot_accuracy(runs: pd.DataFrame) -> Figure:
     Args:
         runs: of `by_dose`.
     """
-    arms = list(runs.groupby("arm")["accuracy"].mean().sort_values().index)
-    figure = Figure(figsize=(8, 0.8 + 0.34 * len(arms)), layout="constrained")
+    arms = list(runs.groupby("arm")["accuracy"].mean().sort_values(na_position="first").index)
+    names = [arm.replace(", ", ",\n") for arm in arms]
+    figure = Figure(
+        figsize=(8, 0.8 + sum(0.2 + 0.16 * name.count(",\n") for name in names) + 0.14 * len(arms)), layout="constrained"
+    )
     axis = figure.subplots()
     for height, arm in enumerate(arms):
         found = runs.loc[runs["arm"] == arm, "accuracy"]
@@ -118,6 +117,6 @@ def plot_accuracy(runs: pd.DataFrame) -> Figure:
         color = COLORS.get(arm, "0.4")
         axis.plot(found, [height] * len(found), "o", color=color, markersize=4, alpha=0.4)
         axis.errorbar(mean, height, xerr=half, color=color, marker="|", markersize=14, capsize=4)
-    axis.set(yticks=range(len(arms)), yticklabels=[arm.replace(", ", ",\n") for arm in arms], xlabel=MEASURES["accuracy"])
+    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(-0.6, len(arms) - 0.4), xlabel=MEASURES["accuracy"])
     axis.grid(alpha=0.3)
     return figure

@@ -58,18 +58,18 @@ def overrides_of(run: Path) -> list[str]:
 
 
 def arm_and_seed(overrides: Sequence[str]) -> tuple[str, int]:
-    """What a run is called by its overrides, and its seed.
+    """What a run is called by its overrides, in whatever order they were given, and its seed.
 
     >>> arm_and_seed(["ablation=no_clip_higher", "experiment=vapo_full", "seed=2"])
     ('no_clip_higher', 2)
-    >>> arm_and_seed(["ablation=none", "experiment=vapo_full", "model.critic.head_init=zero", "seed=0"])
-    ('vapo_full, model.critic.head_init=zero', 0)
+    >>> arm_and_seed(["ablation=none", "experiment=vapo_full", "model.critic.head_init=zero", "data=sums_reveal", "seed=0"])
+    ('vapo_full, data=sums_reveal, model.critic.head_init=zero', 0)
     """
     values = dict(part.partition("=")[::2] for part in overrides)
     seed = int(values.pop("seed", 0))
     ablation, experiment = values.pop("ablation", "none"), values.pop("experiment", None)
     names = [experiment] if ablation == "none" else [ablation] if experiment == "vapo_full" else [experiment, ablation]
-    return ", ".join([*filter(None, names), *(f"{key}={value}" if value else key for key, value in values.items())]), seed
+    return ", ".join([*filter(None, names), *(f"{key}={value}" if value else key for key, value in sorted(values.items()))]), seed
 
 
 def load_sweep(folder: Path | str, dose: str | None = None) -> pd.DataFrame:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vapo.analysis.doses import by_dose, effects, plot_accuracy, plot_doses
+from vapo.analysis.doses import by_dose, effects, plot_doses
 from vapo.analysis.report import write_report
 from vapo.analysis.sweep import interval
+from vapo.analysis.sweep_figures import plot_accuracy
 
 KEY = "data.source.reveal"
 

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vapo.analysis.sweep import MEASURES, interval, score_of_run
-from vapo.analysis.sweep_figures import COLORS, arm_color
+from vapo.analysis.sweep_figures import arm_color
 
 REFERENCE = "vapo_full"
 
@@ -83,8 +83,8 @@ def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
     doses, arms = list(runs["dose"].unique()), list(runs["arm"].unique())
     figure = Figure(figsize=(13, 3.6 + 0.2 * len(arms)), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True)
-    titles = {"accuracy": MEASURES["accuracy"], "last": MEASURES["last"]}
-    titles["accuracy_below"] = f"training accuracy below {runs['than'].iloc[0]}"
+    below = f"{MEASURES['accuracy']} below {runs['than'].iloc[0]}"
+    titles = {"accuracy": MEASURES["accuracy"], "last": MEASURES["last"], "accuracy_below": below}
     for axis, (column, title) in zip(axes, titles.items(), strict=True):
         for number, arm in enumerate(arms):
             own = runs[runs["arm"] == arm].dropna(subset=[column])
@@ -96,27 +96,4 @@ def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
         axis.grid(alpha=0.3)
         axis.axhline(0.0, color="0.3", linewidth=1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
-    return figure
-
-
-def plot_accuracy(runs: pd.DataFrame) -> Figure:
-    """Training accuracy of each arm, the highest first: a dot per run, the mean over seeds and its 95 % interval.
-
-    Args:
-        runs: of `by_dose`.
-    """
-    arms = list(runs.groupby("arm")["accuracy"].mean().sort_values(na_position="first").index)
-    names = [arm.replace(", ", ",\n") for arm in arms]
-    figure = Figure(
-        figsize=(8, 0.8 + sum(0.2 + 0.16 * name.count(",\n") for name in names) + 0.14 * len(arms)), layout="constrained"
-    )
-    axis = figure.subplots()
-    for height, arm in enumerate(arms):
-        found = runs.loc[runs["arm"] == arm, "accuracy"]
-        mean, half = interval(found.tolist())
-        color = COLORS.get(arm, "0.4")
-        axis.plot(found, [height] * len(found), "o", color=color, markersize=4, alpha=0.4)
-        axis.errorbar(mean, height, xerr=half, color=color, marker="|", markersize=14, capsize=4)
-    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(-0.6, len(arms) - 0.4), xlabel=MEASURES["accuracy"])
-    axis.grid(alpha=0.3)
     return figure

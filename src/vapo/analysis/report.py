@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from vapo.analysis.doses import by_dose, effects, plot_accuracy, plot_doses
+from vapo.analysis.doses import by_dose, effects, plot_doses
 from vapo.analysis.sweep import MEASURES, PAPER, THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
-from vapo.analysis.sweep_figures import plot_arms, plot_baselines, plot_two, smoothness, steps_share
+from vapo.analysis.sweep_figures import plot_accuracy, plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
 
 def _number(value: float, digits: int = 2) -> str:

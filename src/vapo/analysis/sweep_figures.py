@@ -1,4 +1,4 @@
-"""Figures of a sweep: one curve per arm, the mean over seeds, with a band."""
+"""Figures of a sweep: one curve or row per arm, the mean over seeds, with its interval."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vapo.analysis.sweep import interval
+from vapo.analysis.sweep import MEASURES, interval
 
 TITLES = {
     "score": "score, avg@k of the benchmark",
@@ -79,6 +79,28 @@ def plot_baselines(curves: pd.DataFrame, arms: Sequence[str] = ("vapo_full", "gr
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left")
+    return figure
+
+
+def plot_accuracy(runs: pd.DataFrame) -> Figure:
+    """Training accuracy of each arm, the highest first: a dot per run, the mean over seeds and its 95 % interval.
+
+    Args:
+        runs: of `vapo.analysis.doses.by_dose`.
+    """
+    arms = list(runs.groupby("arm")["accuracy"].mean().sort_values(na_position="first").index)
+    names = [arm.replace(", ", ",\n") for arm in arms]
+    lines = sum(name.count("\n") for name in names)
+    figure = Figure(figsize=(8, 0.8 + 0.34 * len(arms) + 0.16 * lines), layout="constrained")
+    axis = figure.subplots()
+    for height, arm in enumerate(arms):
+        found = runs.loc[runs["arm"] == arm, "accuracy"]
+        mean, half = interval(found.tolist())
+        color = COLORS.get(arm, "0.4")
+        axis.plot(found, [height] * len(found), "o", color=color, markersize=4, alpha=0.4)
+        axis.errorbar(mean, height, xerr=half, color=color, marker="|", markersize=14, capsize=4)
+    axis.set(yticks=range(len(arms)), yticklabels=names, ylim=(-0.6, len(arms) - 0.4), xlabel=MEASURES["accuracy"])
+    axis.grid(alpha=0.3)
     return figure
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
+from vapo.models.attention import predicting_states
 from vapo.models.logprobs import LOGITS_BYTES, chunked_logprobs
 from vapo.plan.live_memory import LiveMemory
 
@@ -54,6 +55,6 @@ def test_float32_logits_under_autocast(mini_model, batch):
     (micro,) = micro_batches(batch, 1000)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         plain, exact = Actor(mini_model)(micro)[0], Actor(mini_model, float32_head=True)(micro)[0]
-        hidden = mini_model.base_model(input_ids=micro.token_BL).last_hidden_state[micro.predicts_BL].float()
+        hidden = predicting_states(mini_model.base_model, micro).float()  # bf16 products of another shape may round otherwise
     expected = (hidden @ mini_model.get_output_embeddings().weight.T).log_softmax(-1).gather(-1, micro.next_token_R[:, None])[:, 0]
     assert (exact - expected).abs().max() < 1e-5 < 1e-3 < (plain - expected).abs().max()

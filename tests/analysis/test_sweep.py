@@ -94,7 +94,7 @@ def test_runs_cut_short_are_left_out_and_named(sweep):
     curves, left_out = finished(load_sweep(sweep))
     assert left_out == ["dapo, seed 7", "dapo, seed 8", "dapo, seed 9"]
     assert summarize(curves).set_index("arm").loc["dapo", "seeds"] == 2
-    assert "dapo, seed 8" in write_report(sweep, sweep / "report").read_text()
+    assert "dapo, seed 8" in write_report([sweep], sweep / "report").read_text()
     with pytest.raises(ValueError, match="evaluated yet"):
         finished(curves.assign(score=math.nan))
 
@@ -169,14 +169,33 @@ def test_a_straight_line_is_smooth(sweep):
 
 
 def test_the_report_is_rebuilt_from_its_own_curves(sweep, tmp_path):
-    first = write_report(sweep, tmp_path / "a")
-    again = write_report(tmp_path / "a" / "curves.csv", tmp_path / "b")
+    first = write_report([sweep], tmp_path / "a")
+    again = write_report([tmp_path / "a" / "curves.csv"], tmp_path / "b")
     assert first.read_text() == again.read_text()
     assert "| vapo_full | 2 | 0.90 ±" in first.read_text()
     assert {path.name for path in (tmp_path / "b").iterdir()} == {
         *("report.md", "table.csv", "curves.csv", "accuracy.png", "arms.png", "vapo_against_dapo.png"),
     }
     assert len(markdown_table(summarize(load_sweep(sweep))).splitlines()) == 6
+
+
+def test_seeds_of_another_sweep_join_the_arms_of_a_kept_report(sweep, tmp_path):
+    """What all runs of the second sweep share still names its arms, as in the report; a run given twice is refused."""
+    names = ("ablation=no_clip_higher,experiment=vapo_full,m=1,n=1", "experiment=vapo_full,m=1,n=1", "experiment=vapo_full,m=2,n=1")
+    for folder, seed, kept in (("a", 0, names), ("b", 1, names[:2])):
+        for name in kept:
+            write_run(tmp_path / folder / f"{name},seed={seed}", [0.1, 0.5 + seed / 10], [9.0, 9.0])
+    report = write_report([tmp_path / "a"], tmp_path / "report").parent
+    joined = write_report([report / "curves.csv", tmp_path / "b"], tmp_path / "joined").parent
+    together = load_sweep(tmp_path / "a", tmp_path / "b")
+    assert summarize(load_sweep(joined / "curves.csv")).equals(summarize(together))
+    assert summarize(together).set_index("arm")["seeds"].to_dict() == {
+        "vapo_full, m=1": 2,
+        "no_clip_higher, m=1": 2,
+        "vapo_full, m=2": 1,
+    }
+    with pytest.raises(ValueError, match="two runs of no_clip_higher, m=1 with seed 1"):
+        write_report([joined / "curves.csv", tmp_path / "b"], tmp_path / "twice")
 
 
 def test_a_folder_without_runs_is_an_error_that_says_what_to_give(tmp_path):
@@ -202,4 +221,4 @@ def test_the_report_of_a_sweep_without_evaluations_is_one_line(tmp_path):
 def test_a_sweep_that_has_only_begun_has_a_report(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"experiment=vapo_full,seed={seed}", [0.2], [9.0])
-    assert "| vapo_full | 2 | 0.20 ± 0.00 |" in write_report(tmp_path, tmp_path).read_text()
+    assert "| vapo_full | 2 | 0.20 ± 0.00 |" in write_report([tmp_path], tmp_path).read_text()

@@ -22,7 +22,7 @@ def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
             None: the sweep varies its arms alone, and the dose is an empty word.
 
     Raises:
-        ValueError: no arm's name says the dose, or two runs are of the same arm, dose and seed.
+        ValueError: no arm's name says the dose.
     """
     rows = []
     for (name, seed), run in curves.groupby(["arm", "seed"]):
@@ -37,8 +37,6 @@ def by_dose(curves: pd.DataFrame, key: str | None) -> pd.DataFrame:
     if not rows:
         raise ValueError(f"no arm's name says {key}: the arms are {', '.join(map(str, curves['arm'].unique()))}")
     table = pd.DataFrame(rows)
-    if (twice := table[table.duplicated(["arm", "dose", "seed"])]).size:
-        raise ValueError(f"two runs of {twice['arm'].iloc[0]} with seed {twice['seed'].iloc[0]} at dose {twice['dose'].iloc[0]!r}")
     table["number"], table["other"] = pd.to_numeric(table["dose"], errors="coerce"), table["arm"] != REFERENCE
     table = table.sort_values(["number", "dose", "other", "arm", "seed"], ignore_index=True).drop(columns=["number", "other"])
     return _paired(table)

@@ -1,6 +1,7 @@
 """Writes the report of a sweep: Markdown, CSV and figures."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -94,11 +95,11 @@ def effect_table(found: pd.DataFrame, key: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def write_report(source: Path | str, out: Path | str, dose: str | None = None) -> Path:
+def write_report(sources: Sequence[Path | str], out: Path | str, dose: str | None = None) -> Path:
     """Writes report.md, table.csv, curves.csv and the figures; with a dose doses.csv and doses.png too, without one accuracy.png.
 
     Args:
-        source: folder of a multirun, or a curves.csv of an earlier report.
+        sources: folders of multiruns, and `curves.csv` of earlier reports.
         out: folder for the files.
         dose: a setting that the sweep varies beside its arms: with and without a technique at each of its values.
 
@@ -106,7 +107,7 @@ def write_report(source: Path | str, out: Path | str, dose: str | None = None) -
         the path of report.md.
     """
     out = Path(out)
-    curves, left_out = finished(load_sweep(source, dose))
+    curves, left_out = finished(load_sweep(*sources, dose=dose))
     table, runs = summarize(curves), by_dose(curves, dose)
     found = effects(runs)
     out.mkdir(parents=True, exist_ok=True)

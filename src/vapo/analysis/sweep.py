@@ -72,36 +72,40 @@ def arm_and_seed(overrides: Sequence[str]) -> tuple[str, int]:
     return ", ".join([*filter(None, names), *(f"{key}={value}" if value else key for key, value in sorted(values.items()))]), seed
 
 
-def load_sweep(folder: Path | str, dose: str | None = None) -> pd.DataFrame:
-    """The runs under a multirun folder, or the `curves.csv` of an earlier report, as one table. Arms are named by what differs
-    between runs, and by the setting `dose` in any case.
+def load_sweep(*sources: Path | str, dose: str | None = None) -> pd.DataFrame:
+    """The runs under multirun folders, and those of the `curves.csv` of earlier reports, as one table. Arms of folders are named by
+    what differs between their runs, by settings that name an arm in a `curves.csv`, and by the setting `dose` in any case.
 
     Returns:
         a row per run and RL step, with arm, seed, rl_step, score and the short names of COLUMNS.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: there is no run in a folder.
+        ValueError: no setting tells two runs apart.
     """
-    folder = Path(folder)
-    if folder.suffix == ".csv":
-        return pd.read_csv(folder)
-    runs, paths = [], sorted(folder.rglob("metrics.csv"))
+    kept = [pd.read_csv(source) for source in sources if Path(source).suffix == ".csv"]
+    paths: list[Path] = []
+    for folder in (Path(source) for source in sources if Path(source).suffix != ".csv"):
+        if not (found := sorted(folder.rglob("metrics.csv"))):
+            raise FileNotFoundError(f"no metrics.csv under {folder}: give the folder of a multirun, logs/train/multiruns/<time>")
+        paths += found
     settings = [overrides_of(path.parent) for path in paths]
     common = set.intersection(*map(set, settings)) if settings else set()
-    common = {part for part in common if dose is None or not part.startswith(f"{dose}=")}
+    named = {str(dose), *(part.partition("=")[0] for rows in kept for arm in rows["arm"].unique() for part in arm.split(", "))}
+    common = {part for part in common if part.partition("=")[0] not in named}
     for path, overrides in zip(paths, settings, strict=True):
         metrics = load_metrics(path.parent)
         arm, seed = arm_and_seed([part for part in overrides if part.startswith(NAMES) or part not in common])
         arm = arm or path.parent.name
-        kept = metrics[["rl_step", *(name for name in COLUMNS if name in metrics)]].rename(columns=COLUMNS)
+        rows = metrics[["rl_step", *(name for name in COLUMNS if name in metrics)]].rename(columns=COLUMNS)
         score = score_column(metrics)
         if score is not None:
-            kept["score"] = metrics[score]
-            kept["evaluated_length"] = metrics[score.split("/")[0] + "/length_mean"]
-        runs.append(_with_base_clocks(kept).assign(arm=arm, seed=seed))
-    if not runs:
-        raise FileNotFoundError(f"no metrics.csv under {folder}: give the folder of a multirun, logs/train/multiruns/<time>")
-    curves = pd.concat(runs, ignore_index=True)
+            rows["score"] = metrics[score]
+            rows["evaluated_length"] = metrics[score.split("/")[0] + "/length_mean"]
+        kept.append(_with_base_clocks(rows).assign(arm=arm, seed=seed))
+    curves = pd.concat(kept, ignore_index=True)
+    if (twice := curves[curves.duplicated(["arm", "seed", "rl_step"])]).size:
+        raise ValueError(f"two runs of {twice['arm'].iloc[0]} with seed {twice['seed'].iloc[0]}: no setting tells them apart")
     return curves[["arm", "seed", *(name for name in curves if name not in ("arm", "seed"))]]
 
 

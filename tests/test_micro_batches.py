@@ -42,7 +42,7 @@ def test_collate_joins_rollouts_in_order(rollouts):
 def test_micro_batches_cover_each_rollout_once_longest_first(annotated, budget):
     micros = list(micro_batches(annotated, budget))
     indices = [row for micro in micros for row in micro.index_B.tolist()]
-    length_B = annotated.length_B.tolist()
+    length_B = annotated.total_length_B.tolist()
     assert sorted(indices) == list(range(8))
     assert [length_B[row] for row in indices] == sorted(length_B, reverse=True)
     for micro in micros:
@@ -52,7 +52,7 @@ def test_micro_batches_cover_each_rollout_once_longest_first(annotated, budget):
 
 def test_micro_batches_are_as_few_as_the_budget_allows(annotated):
     lengths, expected = [13, 10, 10, 8, 5, 5, 4, 3], {0.0: [1, 2, 3, 2], 0.75: [1, 2, 4, 1], 0.85: [2, 3, 3]}
-    assert sorted(annotated.length_B.tolist(), reverse=True) == lengths
+    assert sorted(annotated.total_length_B.tolist(), reverse=True) == lengths
     assert {s: [len(micro.index_B) for micro in micro_batches(annotated, 24, similar=s)] for s in expected} == expected
     assert len(list(micro_batches(annotated, 8 * 13))) == 1
 

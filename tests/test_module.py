@@ -42,7 +42,7 @@ def test_gradients_do_not_depend_on_micro_batches(arm: str, tmp_path: Path) -> N
     module, batch = build(tmp_path, **(ARMS | GROUP_ARMS)[arm])
     whole = gradients(module, batch, 10**6)
     assert sum(g.abs().sum() for g in whole) > 0
-    width = int(batch.length_B.max())
+    width = int(batch.total_length_B.max())
     for parts in (2, 4, 8):
         for a, b in zip(whole, gradients(module, batch, width * len(batch) // parts), strict=True):
             assert (a - b).abs().max() < 1e-6 * max(1.0, a.abs().max()), (arm, parts)

@@ -21,7 +21,7 @@ def micro_batches(
     index_B: Tensor | None = None,
     similar: float = SIMILAR,
 ) -> Iterator[MicroBatch]:
-    """Yields this rank's micro-batches of a batch: at most `max_tokens` tokens each, padding included, longest rollouts first.
+    """Yields this rank's micro-batches of a batch: at most `max_tokens` tokens each, with attention's padding, longest first.
 
     Sorting by length keeps padding small, and gives ranks micro-batches of similar size at the same time. A rollout longer than the
     budget gets its own micro-batch. Every rank gets the same number of micro-batches, as sharded networks need, if necessary by
@@ -33,7 +33,7 @@ def micro_batches(
             where a micro-batch is one block.
     """
     index_B = torch.arange(len(batch)) if index_B is None else index_B
-    for order_B in _cut(batch.length_B[index_B], max_tokens, ranks, similar)[rank::ranks]:
+    for order_B in _cut(batch.total_length_B[index_B], max_tokens, ranks, similar)[rank::ranks]:
         yield _pack(batch, index_B[order_B], device, similar)
 
 
@@ -60,7 +60,7 @@ def _cut(length_B: Tensor, max_tokens: int, ranks: int, similar: float) -> list[
 def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: float) -> MicroBatch:
     """One micro-batch of the rollouts `index_B`, longest first."""
     part = batch.select(index_B) if len(index_B) > 0 else _without_response(batch)
-    prompt_B, response_B, length_B = part.prompt_length_B, part.response_length_B, part.length_B
+    prompt_B, response_B, length_B = part.prompt_length_B, part.response_length_B, part.total_length_B
     position_L = torch.arange(int(length_B.max()))
     inside_BL = position_L < length_B[:, None]
     token_BL = torch.zeros(inside_BL.shape, dtype=torch.long).masked_scatter_(inside_BL, part.token_N.long())

@@ -100,6 +100,7 @@ class RLModule(LightningModule):
     # --- one step of the algorithm -----------------------------------------------------------------------------------
 
     def training_step(self, prompts: list[Prompt], batch_idx: int) -> None:
+        """`credit` computes rewards; the engine gets new weights before it samples again (`sync`); callbacks freeze the actor."""
         self.batch, self.rollouts, self.sampled = None, [], []  # frees the last step's before this step's are there
         rollouts = self.collect(prompts)
         batch = self.annotate(rollouts)
@@ -181,7 +182,7 @@ class RLModule(LightningModule):
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
                 for index_B in self.minibatches(len(batch), epoch):
                     counts = self.algorithm.normalizers(batch, index_B)  # denominators of the losses, over the whole minibatch
-                    with self.clock.phase(f"{name}_update", int(batch.length_B[index_B].sum())):
+                    with self.clock.phase(f"{name}_update", int(batch.total_length_B[index_B].sum())):
                         learner.update(batch, index_B, partial(loss, counts=counts), dump)
                     updates += 1
         learner.schedule.step()  # once per RL step
@@ -216,8 +217,7 @@ class RLModule(LightningModule):
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, sampling: SamplingParams, rl_step: int, phase: str = "rollout"
     ) -> list[Rollout]:
-        """Rollouts of the current policy, for callbacks too: they pass a negative `rl_step`, so that their sampling seeds differ
-        from those of training, and the `phase` in which time is counted."""
+        """Rollouts of the current policy; callbacks pass a negative `rl_step`, for seeds of their own, and the clock's `phase`."""
         self.sync()
         actor_on_device = nullcontext() if self.sampler.engine.own_weights else self.learners["actor"].on_device()
         with actor_on_device, self.clock.phase(phase):

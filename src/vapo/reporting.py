@@ -42,9 +42,8 @@ def report_responses(metrics: StepMetrics, algorithm: PolicyGradient, sampled: l
     metrics.mean("response/no_answer_fraction", sum(r.verdict.status is Status.NO_ANSWER for r in sampled), size)
     for status in FAULTS:
         metrics.mean(f"verifier/{status}_fraction", sum(r.verdict.status is status for r in sampled), len(sampled))
-    groups = int(batch.group_B.max()) + 1
     for name, fraction in group_fractions(batch.correct_B, batch.group_B).items():
-        metrics.mean(f"group/{name}", fraction * groups, groups)
+        metrics.mean(f"group/{name}", fraction)
 
 
 def report_critic(metrics: StepMetrics, algorithm: ActorCritic, batch: Batch) -> None:

@@ -142,7 +142,7 @@ class Batch:
         return len(self.response_length_B)
 
     @property
-    def length_B(self) -> Tensor:
+    def total_length_B(self) -> Tensor:
         """Prompt and response tokens."""
         return self.prompt_length_B + self.response_length_B
 
@@ -154,7 +154,7 @@ class Batch:
     def select(self, index_B: Tensor) -> "Batch":
         """The rollouts `index_B`, in that order."""
         spans = {}
-        for axis, length_B in (("R", self.response_length_B), ("N", self.length_B)):
+        for axis, length_B in (("R", self.response_length_B), ("N", self.total_length_B)):
             end_B = length_B.cumsum(0)
             spans[axis] = list(zip((end_B - length_B)[index_B].tolist(), end_B[index_B].tolist(), strict=True))
         chosen: dict[str, Any] = {}

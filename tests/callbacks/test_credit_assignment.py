@@ -79,7 +79,7 @@ def test_the_blame_of_a_slip_is_its_part_of_the_negative_advantage(datamodule):
     def value(i, t):  # with lambda 1 the advantage of a wrong response is -1 - V: here -0.5 at the first token, -2 at the slip
         return -1.0 + 0.5 * (t == 0) + 2.0 * (t == result_index(i))
 
-    found = measured(datamodule, value, actor_lambda=1.0, whiten_advantages=False)
+    found = measured(datamodule, value, actor_lambda=1.0)  # whitening is on, and has no part in it
     assert found["credit/first_slip_blame_share"] == pytest.approx(2.0 / 2.5)
 
 

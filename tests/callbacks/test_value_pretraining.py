@@ -122,10 +122,12 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
     assert loads.loc[1, EXPLAINED] == pays.loc[1, EXPLAINED]  # the same critic on the same held-out rollouts
     for change, named in (
         ("data.source.max_operands=6", "task"),
+        ("data.verifier._target_=vapo.verifiers.math_answer.MathVerifier", "task"),
         ("model.critic.head_init=zero", "critic initialization"),
         ("algorithm.gamma=0.9", "return"),
         ("algorithm.pretraining_lambda=0.9", "return"),
         ("module.critic_optimizer.lr=0.01", "training"),
+        ("module.critic_schedule.warmup_steps=9", "training"),
         ("callbacks.value_pretraining.group_size=2", "training"),
         ("algorithm.clip_value=0.1", "training"),
         ("module.max_grad_norm=0.5", "training"),

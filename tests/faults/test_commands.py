@@ -31,8 +31,9 @@ def test_a_run_without_loggers_and_one_without_callbacks(tmp_path: Path) -> None
     assert process.returncode == 0, error
     assert (tmp_path / "silent/checkpoints/last.ckpt").exists() and not (tmp_path / "silent/metrics.csv").exists()
     process = start(tmp_path / "bare", "debug=fast", "threads=1", "module.policy_steps=1", "callbacks=null")
-    _, error = process.communicate()
+    output, error = process.communicate()
     assert process.returncode == 0, error
+    assert "there is no value pretraining without callbacks.value_pretraining" in output
     assert len(pd.read_csv(tmp_path / "bare/metrics.csv")) == 1 and not (tmp_path / "bare/checkpoints").exists()
 
 

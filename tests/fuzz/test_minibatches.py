@@ -56,7 +56,7 @@ def test_micro_batches_hold_each_rollout_once_as_it_was(batch: Batch, budget: in
     assert len({len(share) for share in shares}) == 1
     micros = [micro for share in shares for micro in share]
     assert sorted(row for micro in micros for row in micro.index_B.tolist()) == list(range(len(batch)))
-    ids = [x.tolist() for x in batch.token_N.split(batch.length_B.tolist())]
+    ids = [x.tolist() for x in batch.token_N.split(batch.total_length_B.tolist())]
     for micro in micros:
         rows = micro.index_B.tolist()
         assert len(rows) <= 1 or sum(count * width for count, width in micro.packed.blocks) <= budget

@@ -69,7 +69,7 @@ def test_packed_tokens_are_each_distinct_prompt_once_then_the_responses():
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
 def test_attention_blocks_hold_similar_lengths_within_the_budget(budget, similar):
     batch = grouped_batch(6)
-    length_B = batch.length_B
+    length_B = batch.total_length_B
     for micro in micro_batches(batch, budget, similar=similar):
         lengths = length_B[micro.index_B].tolist()
         assert len(micro.packed.index_X) <= budget or len(lengths) == 1
@@ -128,7 +128,7 @@ def test_what_stands_in_the_padding_of_attention_changes_nothing(mini_model):
     (micro,) = micro_batches(grouped_batch(), 10**6)
     actor = Actor(mini_model)
     used = torch.zeros_like(micro.packed.index_X, dtype=torch.bool)
-    lengths = micro.part.length_B.tolist()
+    lengths = micro.part.total_length_B.tolist()
     start = 0
     for rows, width in micro.packed.blocks:
         for _ in range(rows):

@@ -58,19 +58,19 @@ class ActorCritic(PolicyGradient):
             batch: must have `value_R`.
             pretraining: True during value pretraining (technique 1): value targets have pretraining_lambda.
         """
-        value_R, length_B, actor_lambda = batch.value_R, batch.response_length_B, self.policy_lambda(batch)
+        value_R, length_B, lambda_B = batch.value_R, batch.response_length_B, self.policy_lambda(batch)
         assert value_R is not None
 
         def estimate(lam: Tensor | float) -> Tensor:
             return gae(terminal_reward(self.reward(batch), length_B), value_R, length_B, lam, self.gamma)
 
         # whitened: mean 0, variance 1 over all response tokens of the step; targets stay as they are
-        advantage_R = whiten(estimate(actor_lambda)) if self.whiten_advantages else estimate(actor_lambda)
+        advantage_R = whiten(estimate(lambda_B)) if self.whiten_advantages else estimate(lambda_B)
         critic_lambda = self.pretraining_lambda if pretraining else self.critic_lambda
         if critic_lambda == 1:
             target_R = self.monte_carlo_return(batch)
         else:
-            target_R = estimate(actor_lambda if critic_lambda is None else critic_lambda) + value_R
+            target_R = estimate(lambda_B if critic_lambda is None else critic_lambda) + value_R
         return batch.replace(advantage_R=advantage_R, target_R=target_R)
 
     def policy_lambda(self, batch: Batch) -> Tensor:

@@ -19,7 +19,8 @@ def scores(rollouts: list[Rollout], k: int) -> dict[str, float]:
 
 
 class AIMEEvaluation(Callback):
-    """Evaluates before the first step, every `every_n_steps` RL steps in which the actor trained, and after the last."""
+    """Evaluates before the first step, every `every_n_steps` RL steps in which the actor trained, and after the last of all; not
+    where an alarm or a signal ends the run sooner."""
 
     def __init__(self, k: int, every_n_steps: int, sampling: SamplingParams) -> None:
         """

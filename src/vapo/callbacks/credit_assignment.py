@@ -1,6 +1,6 @@
 """Measures whether the critic sees where a response went wrong. Needs a task with ground truth for every step: running sums."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,8 +111,10 @@ class CreditAssignment(Callback):
     def _measure(self, module: RLModule) -> None:
         if self._batch is None:
             return
+        assert isinstance(module.algorithm, ActorCritic)
         value_R = module.learners["critic"].per_token(self._batch, module.critic)
-        batch = module.algorithm.credit(self._batch.replace(value_R=value_R))
+        # not whitened: the mean over these responses, all wrong, would make blame of what is none
+        batch = replace(module.algorithm, whiten_advantages=False).credit(self._batch.replace(value_R=value_R))
         assert batch.advantage_R is not None
         lengths = batch.response_length_B.tolist()
         sums = dict.fromkeys(NAMES, 0.0)

@@ -32,9 +32,11 @@ class Summary(Callback):
             )
         timed = [name for name in metrics.columns if name.startswith("time/") and name != "time/evaluation_seconds"]
         if timed:
-            table.add_row(
-                "training, evaluation not included", f"{metrics[timed].sum().sum() / 60:.1f} min, {module.rl_step} RL steps"
-            )
+            seconds = metrics[timed].sum().sum()
+            if module.overlap:  # both networks train at the same time
+                updates = metrics.reindex(columns=["time/critic_update_seconds", "time/actor_update_seconds"])
+                seconds -= updates.min(axis=1, skipna=False).sum()
+            table.add_row("training, evaluation not included", f"{seconds / 60:.1f} min, {module.rl_step} RL steps")
         figure = self.folder / "training_curves.png"
         plot_training_curves(metrics).savefig(figure, dpi=120)
         table.add_row("curves", str(figure))

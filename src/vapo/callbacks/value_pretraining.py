@@ -137,6 +137,7 @@ class ValuePretraining(Callback):
             ),
             "optimizer": (
                 {k: v for k, v in learner.optimizer.defaults.items() if k not in ("fused", "foreach")},
+                [learner.schedule.lr_lambdas[0](step) for step in range(self.steps)],
                 learner.max_grad_norm,
                 algorithm.clip_value,
             ),
@@ -144,7 +145,7 @@ class ValuePretraining(Callback):
         return {
             "base model": fingerprint(module.actor),
             "critic initialization": fingerprint(module.critic),
-            "task": str(datamodule.source.describe()),
+            "task": f"{datamodule.source.describe()}, verifier {datamodule.verifier.describe()}",
             "sampling": str(sampling) if not sampling.stop else f"{sampling}, stop {sampling.stop}",
             "return": f"lambda {algorithm.pretraining_lambda}, gamma {algorithm.gamma}, "
             f"overlong buffer {algorithm.overlong_buffer}",

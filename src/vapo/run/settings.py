@@ -35,7 +35,7 @@ def check_training(config: DictConfig) -> None:
     with suppress(TypeError):  # a wrong type, which `check_types` will name
         check_groups(config.data.rollouts_per_step, config.data.group_size)
         check_minibatches(config.module.minibatch_rollouts, config.data.rollouts_per_step)
-        warn_of_idle(config)
+        warn_of_unused(config)
 
 
 def check_evaluation(config: DictConfig) -> None:
@@ -65,9 +65,15 @@ def check_device(key: str, device: str | None, remedy: str) -> None:
         raise ValueError(f"{key} is {device}, but torch sees no GPU here: set {remedy}, or install torch for this machine's GPU")
 
 
-def warn_of_idle(config: DictConfig) -> None:
-    """Warns if the run would end before its networks train, or before they train at their learning rate."""
+def warn_of_unused(config: DictConfig) -> None:
+    """Warns if nothing does value pretraining, or the run ends before its networks train, or before they train at their rate."""
     pretraining = OmegaConf.select(config, "callbacks.value_pretraining.steps") or 0
+    asked = config.algorithm.get("value_pretraining_steps", 0)
+    if asked > 0 and OmegaConf.select(config, "callbacks.value_pretraining._target_") is None:
+        log.warning(
+            f"there is no value pretraining without callbacks.value_pretraining, but algorithm.value_pretraining_steps={asked}: "
+            "keep that callback, or set the steps to 0"
+        )
     steps, limit = config.module.policy_steps, config.trainer.max_steps
     if 0 <= limit <= pretraining:
         log.warning(

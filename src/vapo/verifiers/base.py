@@ -32,6 +32,10 @@ class Verifier:
         reason.set_result("")
         return reason
 
+    def describe(self) -> str:
+        """What decides its verdicts, settings included: verifiers that say the same here must judge every response alike."""
+        return type(self).__name__
+
     def last_fault(self) -> str:
         """Describes the verifier's last fault, for the error that stops a run; empty if there was none."""
         return ""

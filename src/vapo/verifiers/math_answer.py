@@ -42,6 +42,7 @@ class AnswerVerifier(Verifier):
         if unknown or not markers:
             raise ValueError(f"data.verifier.markers is {list(markers)}; set it to some of {', '.join(MARKERS)}")
         self.markers, self.max_fault_share = tuple(markers), max_fault_share
+        self.judge = f"{judge} {settings or {}}"
         self.pool = JudgePool(f"vapo.verifiers.judges:{judge}", dict(settings or {}), workers, timeout, memory_gib)
 
     def submit(self, response: str, reference: str) -> Future[Verdict]:
@@ -71,6 +72,9 @@ class AnswerVerifier(Verifier):
     def show(self, answer: str) -> str:
         """The answer for majority votes and tables: one text for equal answers, as far as that is known without a judge."""
         return answer[:MOST_CHARACTERS]
+
+    def describe(self) -> str:
+        return f"{super().describe()} {self.markers} {self.judge}"
 
     def last_fault(self) -> str:
         return self.pool.last_fault

@@ -226,6 +226,22 @@ def test_a_server_that_dies_in_a_weight_sync_is_left_out(engine, mini_model):
     assert len(ill.asked) == asked and ill.label.endswith("/0")  # it has old weights and was not asked
 
 
+def test_a_server_whose_sync_broke_off_is_not_trusted_by_its_label(engine, mini_model):
+    """It has the weights and their label, but keeps the prompts of the old ones in its cache."""
+    made, (ill, well) = engine(2)
+    ill.empties_its_cache = False
+    move(mini_model)
+    assert made.load_weights(Actor(mini_model), 1)["engine/servers"] == 1 and ill.label == well.label == made.label
+    asked = len(ill.asked)
+    generate(made)
+    assert len(ill.asked) == asked and ill.labels.count(made.label) == 2  # it was tried again, and failed again
+    ill.empties_its_cache = True
+    made.fleet.due = dict.fromkeys(made.fleet.due, 0.0)
+    well.script = [slow(0.5)] * 2
+    generate(made)
+    assert len(ill.asked) > asked and ill.labels.count(made.label) == 3 and len(made.fleet.live) == 2
+
+
 def test_a_weight_sync_that_reaches_no_server_stops(engine, mini_model):
     made, servers = engine(2)
     for fake in servers:

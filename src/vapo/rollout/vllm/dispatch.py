@@ -30,7 +30,7 @@ class Fleet:
 
     def reset(self, live: Sequence[Server], faults: dict[str, str] | None = None) -> None:
         """Called after a weight sync: `live` servers have the weights; `faults`, by url, says why the others do not."""
-        self.live = set(live)
+        self.live, self.synced = set(live), set(live)  # of the others a label alone proves nothing: their sync broke off
         self.faults = dict(faults or {})
         self.backoff = {server: FIRST_BACKOFF for server in self.servers}
         self.due = {server: time.monotonic() for server in self.servers}  # when an excluded server is checked again

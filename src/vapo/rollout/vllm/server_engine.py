@@ -221,7 +221,7 @@ class ServerEngine:
             with bucket_body(bucket, self.bucket_folder) as body:
                 await do(lambda server, body=body: server.send(session, body, self.deadline_seconds))  # type: ignore[misc]
         if self.sent and self.sent != expected:
-            raise ServerFault("it was restarted, and the weights it should have are gone; it gets the next ones")
+            raise ServerFault("the weights it should have are gone; it gets the next ones")
         self.sent = expected
         arrived = await do(lambda server: server.finish_update(session, label, self.deadline_seconds))
         for server, workers in arrived.items():
@@ -257,12 +257,13 @@ class ServerEngine:
 
             async def revive(server: Server) -> None:
                 label = await server.label(session)
-                if label == self.label:
+                if label == self.label and server in self.fleet.synced:
                     return
                 if world_size() > 1 or threading.current_thread() is not threading.main_thread():  # the actor may be training
-                    raise ServerFault(f"{server.url} was restarted, and gets the weights at the next sync")
+                    raise ServerFault(f"{server.url} does not have the weights, and gets them at the next sync")
                 probes, _ = await self._send(session, [server], actor, self._weights(actor), self.label)
                 self.checks[server.url].check(probe_gap(actor, *probes[server.url]), actor)
+                self.fleet.synced.add(server)
 
             ask, limits = (
                 self._asks(session, actor, sampling, self.label),

@@ -160,6 +160,24 @@ def test_equal_numbers_vote_as_one(verifier):
     assert [verifier(f"Answer: {text}", "7").answer for text in ("18", "18.00", "$18$", "1{,}800")] == ["18", "18", "18", "1800"]
 
 
+@pytest.mark.parametrize(
+    ("answers", "votes"),
+    [
+        (("(1, 2)", "(1,2)", "(3, 4)", "(5, 6)"), 3),
+        (("(0, 1]", "(0,1]", "[0, 1]", "(0, 2]"), 3),
+        (("1, 2", "2 and 1", "1, 3", "1, 2, 3"), 3),
+        (("x = 1, y = 2", "y=2, x=1", "x = 1, y = 3"), 2),
+        (("1:2", "1 : 2", "1:3"), 2),
+        (("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}"), 1),
+        (("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\\\ 3 \\\\ 4 \\end{pmatrix}"), 2),
+        (("(0, 1) \\cup (2, 3)", "(0,1)\\cup(2,3)", "(0, 1) \\cup (2, 4)"), 2),
+        (("(B)", "B: the median", "(C)"), 2),
+    ],
+)
+def test_equal_answers_vote_as_one_and_others_do_not(answers, votes, verifier):
+    assert len({verifier(f"\\boxed{{{text}}}", "7").answer for text in answers}) == votes
+
+
 def test_a_response_without_an_answer_says_so(verifier):
     assert verifier("I do not know", "7").status is NO_ANSWER and verifier("I do not know", "7").answer is None
 

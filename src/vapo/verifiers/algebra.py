@@ -44,16 +44,26 @@ def prepared(text: str) -> str:
     r"""The text as math-verify's parser reads it rightly.
 
     >>> prepared("2(3) + 0.5E"), prepared("x^{2024} - x^{10}")
-    ('2\\cdot (3) + (\\frac{5}{10})\\cdot e_{90}', 'x^{p_{2024}} - x^{10}')
+    ('2\\cdot (3) + (\\frac{5}{10})\\cdot v_{91}', 'x^{p_{2024}} - x^{10}')
     """
     text = re.sub(r"(\d+(?:\.\d+)?) ?\\degree(?![a-z])", r"(\\frac{\1\\pi}{180})", text)
     text = re.sub(r"\^ ?([-+]?\d\d+)", r"^{\1}", text)
     text = re.sub(r"\^ ?\{? ?(\d{4,}) ?\}?", r"^{p_{\1}}", text)
     text = re.sub(r"(\d{4,}) ?!", r"q_{\1}", text)
     text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"(\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}})", text)
-    text = re.sub(r"(?<![a-zA-Z\\{])([A-Z])(?!_)(?![a-zA-Z]*\})", lambda m: m[1].lower() + "_{90}", text)
-    text = re.sub(r"(?<![\w\\^_])((?:\d+)|(?<![a-zA-Z\\])[a-eh-zA-Z](?:_\{90\})?) ?(?=\()", r"\1\\cdot ", text)
+    text = re.sub(r"\\[a-zA-Z]+|([A-Z])(?: ?_ ?(\{[^{}]*\}|\w))?|_ ?(\{[^{}]*\}|\w)", _capital, text)
+    text = re.sub(r"(?<![\w\\^_])((?:\d+)|(?<![a-zA-Z\\])[a-eh-zA-Z](?:_\{9[01]\})?) ?(?=\()", r"\1\\cdot ", text)
     return re.sub(r"\) ?(?=[(\w\\])(?!\\(?:cdot|times|div|to|rfloor|rceil))", r")\\cdot ", text)
+
+
+def _capital(match: re.Match[str]) -> str:
+    """A capital, also in an index, as a small letter with another index, since math-verify would make it small; a command as it
+    is. E becomes a v: an e with an index is not read."""
+    letter, index, alone = match.groups()
+    if letter is None and alone is None:
+        return match[0]
+    inner = re.sub("[A-Z]", lambda capital: capital[0].lower() + "90", (index or alone or "").strip("{} "))
+    return ("_{" if letter is None else "v_{91" if letter == "E" else f"{letter.lower()}_{{90") + inner + "}"
 
 
 def equal_expressions(answer: str, reference: str, equation: bool = False) -> bool:

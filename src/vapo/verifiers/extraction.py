@@ -78,6 +78,8 @@ def _text_at(response: str, start: int, name: str) -> str:
     display = _DISPLAY.match(rest)
     lines = [line.strip() for line in rest.split("\n")]
     text = next((group for group in display.groups() if group), "") if display else lines[0] if name == "hashes" else ""
+    if display and re.search(r"\w", behind := rest[display.end() :].split("\n")[0]):
+        text = display[0] + behind  # $$23$$ or $$24$$
     if not text:
         said = next((i for i, line in enumerate(lines) if not _EMPTY.fullmatch(line)), None)
         if said is None or said > 3 or (name == "hashes" and said > 0):

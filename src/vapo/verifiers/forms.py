@@ -41,7 +41,7 @@ _SIMPLE = re.compile(
     rf"|\\(?:sin|cos|tan|arg|deg|det|Pr?) ?(?:{_LETTER}|\((?:[^()])*\))|\((?: ?{_LETTER} ?,?)+\)"
 )
 _COMBINED = re.compile(rf"(?:\\frac|[-+/{{}} \d]|\\cdot|{_LETTER})+")
-_MONEY = re.compile(rf"(-?) ?({'|'.join(CURRENCIES)})s?\.? ?(?:dollars? ?)?([-\d.][^ ]*)")
+_MONEY = re.compile(rf"(-?) ?(?:(?:C|A) ?(?=dollar))?({'|'.join(CURRENCIES)})s?\.? ?(?:dollars? ?)?([-\d.][^ ]*)")
 _WORDS = re.compile(r"[^\W\d_][\w'.-]*(?:[ ,]+[\w'.&-]+)*")
 _RELATION = {"<": "<", ">": ">", r"\le": "<=", r"\ge": ">="}
 
@@ -59,6 +59,27 @@ def read(answer: str) -> Form:
         return Form("unknown", answer)
 
 
+def shown(form: Form, most: int) -> str:
+    """A form in words: one text for equal answers, as far as that shows without algebra. Numbers of more than `most` digits stay as
+    they were written.
+
+    >>> shown(read("(0.5, \\frac{6}{3}]"), 9), shown(read("3, 1 and 2"), 9), shown(read("x = 2, y = 3"), 9)
+    ('(1/2, 2]', '1, 2, 3', 'x = 2, y = 3')
+    """
+    if form.value is not None and max(abs(form.value.numerator), form.value.denominator) < 10**most:
+        return str(form.value)
+    if not form.items or form.kind in ("choice", "equation"):
+        return form.text
+    parts = [shown(item, most) for item in form.items]
+    if form.kind == "list" and all(item.value is not None for item in form.items):
+        parts.sort()
+    if form.kind == "named":
+        parts = sorted(f"{item.name} = {part}" for item, part in zip(form.items, parts, strict=True))
+    between = {"union": " or ", "colon": ":", "row": " & ", "matrix": "; ", "chain": " = "}.get(form.kind, ", ")
+    start, end = form.text if form.kind == "bracket" else ("", "")
+    return f"{start}{between.join(parts)}{end}"
+
+
 def compact(text: str) -> str:
     """Without the blanks that say nothing: all but those between words and between numbers."""
     return re.sub(r"(?<![a-zA-Z0-9.]) | (?![a-zA-Z0-9.])|(?<=[a-zA-Z]) (?=\d)", "", text)
@@ -74,7 +95,8 @@ def _read(text: str) -> Form:
         letter, rest = choice[1] or choice[3], choice[2] or choice[4]
         if rest and re.search(r"(?<![a-zA-Z])\(?[A-J]\)", rest):
             return _listed(text) or unknown  # several choices
-        if not rest or not re.match(r"[^(]*\)", rest):
+        minus = text[1:4] == " - " and expression(rest)  # C - x^2 is a difference, B - the median a choice
+        if not minus and (not rest or not re.match(r"[^(]*\)", rest)):
             return Form("choice", letter, (_read(rest),) if rest else ())
     if matrix := re.fullmatch(r"\\begin\{((?:[pbvBV]|small)?matrix|array)\}(?: ?\{[clr| ]+\})?(.*)\\end\{\1\}", text, re.DOTALL):
         rows = [row for row in split(matrix[2].strip(), r"\\cr(?![a-z])") if row]

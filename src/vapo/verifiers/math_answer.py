@@ -8,7 +8,7 @@ from vapo.types import Status, Verdict
 from vapo.verifiers.base import Verifier
 from vapo.verifiers.compare import NeedsAlgebra, same_answer
 from vapo.verifiers.extraction import MARKERS, TAIL, find_answer
-from vapo.verifiers.forms import Form, read
+from vapo.verifiers.forms import Form, read, shown
 from vapo.verifiers.pool import JudgePool
 
 MOST_CHARACTERS = 400  # of a mathematical answer; a longer one is wrong
@@ -98,9 +98,7 @@ class MathVerifier(AnswerVerifier):
             return None
 
     def show(self, answer: str) -> str:
-        form = read(answer[: MOST_CHARACTERS + 1])
-        small = form.value is not None and max(abs(form.value.numerator), form.value.denominator) < 10**MOST_CHARACTERS
-        return str(form.value) if small else (form.text or answer)[:MOST_CHARACTERS]
+        return (shown(read(answer[: MOST_CHARACTERS + 1]), MOST_CHARACTERS) or answer)[:MOST_CHARACTERS]
 
     def unreadable(self, reference: str) -> Future[str]:
         r"""Why a reference cannot be compared with anything; empty if it can. An expression must equal itself in brackets.

@@ -14,6 +14,7 @@ _SYMBOLS = {
     **{"⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle "},
     **{letter: f"\\{name} " for letter, name in zip("αβγδθλμπρστφω", _GREEK.split(), strict=True)},
 }
+_LONG = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "d": "day", "l": "liter", "L": "liter"}
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _STYLE = (  # commands that change how their argument looks and not what it is
     r"text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|underline|operatorname\*?|unit"
@@ -64,6 +65,10 @@ _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in 
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
     (r"!=", r"\\ne "),
+    (  # in a text they are units, elsewhere variables
+        rf"(?<=[\w}})]) ?\\(?:text|textrm|mathrm|mbox) ?\{{ ?((?:[{''.join(_LONG)}](?![a-zA-Z])|[ /^\d])+)\}}",
+        lambda m: " " + re.sub("[a-zA-Z]", lambda letter: _LONG[letter[0]], m[1]),
+    ),
     (r"\\(?:lang|rang)(?:le)?(?![a-z])", lambda m: "(" if "l" in m[0][:2] else ")"),
 ]
 _REPLACED = [(re.compile(pattern), new) for pattern, new in _REPLACEMENTS]

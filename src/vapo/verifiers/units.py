@@ -5,7 +5,7 @@ The names of one unit share a line, the first is its name; plurals are made by a
 
 import re
 
-from vapo.verifiers.arithmetic import SCALES, WORDS
+from vapo.verifiers.arithmetic import SCALES, WORDS, number
 
 _MEASURES = """
 cm centimeter centimetre centimetro centimètre 厘米 公分 см
@@ -150,7 +150,7 @@ FILLERS |= {
     "white",
     "black",
 }
-CURRENCIES = ("dollar", "euro", "pound", "yen", "rupee", "USD", "US", "EUR", "GBP", "INR", "RMB", "CNY", "Rs", "HK", "C", "A")
+CURRENCIES = ("dollar", "euro", "pound", "yen", "rupee", "USD", "US", "EUR", "GBP", "INR", "RMB", "CNY", "Rs", "HK")
 UNITS: dict[str, str] = {}  # every name -> the unit's name
 for _line in _MEASURES.strip().splitlines():
     _first, *_others = _line.split()
@@ -175,7 +175,10 @@ def split_unit(text: str) -> tuple[str, str]:
     for match in _END.finditer(text):
         tail = text[match.end() :]
         if tail and not tail.isspace() and (unit := _unit(tail)) is not None:
-            return text[: match.end()].strip(), unit
+            amount = text[: match.end()].strip()
+            if re.fullmatch(r"(?: ?[a-zA-Z](?![a-zA-Z])| ?[\^/{}\d.-])*", tail) and number(amount) is None:
+                return text, ""  # \pi d: a variable
+            return amount, unit
     return text, ""
 
 
@@ -205,6 +208,8 @@ def _unit(tail: str) -> str | None:
                 return None  # but "of fabric" after a unit
         elif raised:
             names += re.sub(r"[^\d-]", "", raised) if names else "?"
+        elif sign == r"\cdot" and end == 0:
+            return None
         elif sign == "/":
             over = True
         elif degree:

@@ -24,7 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from vapo.run.evaluation import evaluate
+from vapo.run.evaluation import evaluate, of_run
 from vapo.run.resolvers import register
 from vapo.run.training import train
 
@@ -162,6 +162,14 @@ def test_an_evaluation_of_a_run_takes_its_limit_unless_another_is_set(run_folder
     finally:
         resolved.write_text(whole)
     assert [len(pd.read_csv(tmp_path / name / "problems.csv")) for name in ("run", "all")] == [2, 7]
+
+
+def test_a_setting_of_the_task_changes_the_runs_own_task(run_folder: Path, tmp_path: Path) -> None:
+    """Not that of configs/eval.yaml, which is another one."""
+    found = of_run(eval_config(tmp_path, f"run={run_folder}", "+data.verifier.timeout=20", "data.benchmark_limit=3"))
+    run = OmegaConf.load(run_folder / "resolved.yaml")
+    expected = OmegaConf.merge(run.data, {"verifier": {"timeout": 20}, "benchmark_limit": 3})
+    assert OmegaConf.to_container(found.data, resolve=True) == OmegaConf.to_container(expected)
 
 
 def test_responses_that_do_not_fit_the_model_are_refused_at_the_start(model_folder: str, run_folder: Path, tmp_path: Path) -> None:

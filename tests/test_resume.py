@@ -112,8 +112,13 @@ def test_kill_and_resume_without_a_critic(
 def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(uninterrupted: Path, tmp_path: Path) -> None:
     run(tmp_path, *SETTINGS, "module.policy_steps=2")
     before = metrics(tmp_path)
-    resume(tmp_path)
+    card = (tmp_path / "export" / "actor" / "README.md").read_text()
+    assert (
+        resume(tmp_path)["response/accuracy"] == before["response/accuracy"].iloc[-1]
+    )  # as optimized_metric, after the sweep's repeat
     pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+    scores = [line for line in card.splitlines() if line.startswith(("| response/", "| mini_aime"))]
+    assert len(scores) > 5 and set(scores) <= set((tmp_path / "export" / "actor" / "README.md").read_text().splitlines())
     resume(tmp_path, "module.policy_steps=3")
     assert_equal_runs(uninterrupted, tmp_path)
 
@@ -144,6 +149,30 @@ def test_a_learning_rate_changed_on_resume_takes_effect_and_is_recorded(uninterr
     rates = metrics(tmp_path)["actor/learning_rate"].tolist()
     assert rates[-1] == 1e-5 and rates[-2] == metrics(uninterrupted)["actor/learning_rate"].tolist()[-2]
     assert "lr: 1.0e-05" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_resumed_run_takes_its_old_log_probabilities_where_it_took_them(uninterrupted: Path, tmp_path: Path) -> None:
+    """From the engine, which the self-test found equal at the start, also where the test is skipped or would find a gap."""
+    for name, change in (("skipped", "callbacks.self_test=null"), ("stricter", "callbacks.self_test.equal_gap=1e-30")):
+        run(tmp_path / name, *SETTINGS, "module.policy_steps=2")
+        resume(tmp_path / name, "module.policy_steps=3", change)
+        pd.testing.assert_frame_equal(metrics(tmp_path / name), metrics(uninterrupted), check_exact=True)
+    assert "engine/logprob_gap_mean" not in metrics(uninterrupted)
+
+
+def test_a_full_disk_leaves_the_configuration_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, *SETTINGS, "module.policy_steps=2")
+    whole, write = (tmp_path / "config.yaml").read_text(), Path.write_text
+
+    def full(self: Path, text: str, *args: object) -> int:
+        write(self, text[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "write_text", full)
+        resume(tmp_path, "module.policy_steps=3")
+    assert (tmp_path / "config.yaml").read_text() == whole
+    assert resume(tmp_path)["clock/policy_step"] == 2
 
 
 def test_a_misspelt_checkpoint_touches_nothing(tmp_path: Path) -> None:

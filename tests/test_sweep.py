@@ -64,6 +64,10 @@ def test_a_sweep_folder_with_other_settings_is_refused(tmp_path):
     assert sweep(tmp_path, "seed=0", numbered).returncode == 0
     refused = sweep(tmp_path, "seed=1", numbered)
     assert refused.returncode == 1 and "another configuration" in refused.stderr
+    unnamed = sweep(tmp_path, "seed=0", numbered, "module.overlap=false")
+    assert unnamed.returncode == 1 and "threads, module.overlap, " in unnamed.stderr
+    other_logger = sweep(tmp_path, "seed=0", numbered, "logger=tensorboard")
+    assert "another configuration" not in other_logger.stderr
 
 
 @pytest.mark.parametrize("experiment", ["grpo", "dapo"])

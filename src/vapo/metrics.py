@@ -5,7 +5,7 @@ that it lists them all.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -114,6 +114,11 @@ class ExplainedVariance(Metric):
 
     def compute(self) -> Tensor:
         return explained_variance(self.sums)
+
+
+def repeatable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that another run of the same seed has too: without times, speeds and memory."""
+    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "speed/", "memory/"))}
 
 
 class StepMetrics:

@@ -18,7 +18,7 @@ from vapo.checkpoints import check_shapes, shapes
 from vapo.datamodule import PromptDataModule
 from vapo.distributed.sharding import Sharding, is_sharded
 from vapo.learner import Learner, check_precision
-from vapo.metrics import PhaseClock, StepMetrics
+from vapo.metrics import PhaseClock, StepMetrics, repeatable
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.ends import end_tokens
@@ -30,8 +30,6 @@ from vapo.rollout.engine import Engine
 from vapo.rollout.sampler import Sampler
 from vapo.side_by_side import may_overlap, side_by_side
 from vapo.types import Batch, MicroBatch, Prompt, Rollout, SamplingParams
-
-COUNTERS = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled")  # completed; saved in checkpoints
 
 
 class RLModule(LightningModule):
@@ -88,7 +86,7 @@ class RLModule(LightningModule):
         self.limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
         self.learners: dict[str, Learner] = {}
         self.actor_frozen = False  # only the critic trains: set and reset by the callbacks ValuePretraining and Health
-        self.engine_is_actor = False  # the engine's log-probabilities are the actor's: set by the SelfTest callback
+        self.engine_is_actor: bool | None = None  # in log-probabilities, as the SelfTest callback found before the first step
         self.actor_trained = False  # in the last step, for callbacks: `actor_frozen` may have changed since
         self.staleness = 0  # of this step's rollouts, in policy steps: 0 on-policy, 1 if they were prefetched
         self.sampled: list[Rollout] = []  # all rollouts of the last step
@@ -291,10 +289,12 @@ class RLModule(LightningModule):
         return batch  # prompts are plain values; the engine moves what it needs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vapo"] = {name: getattr(self, name) for name in COUNTERS} | {"prefetched": self.sampler.state_dict()}
+        names = ("rl_step", "policy_step", "actor_updates", "critic_updates", "rollouts_sampled", "engine_is_actor")
+        now = {"prefetched": self.sampler.state_dict(), "latest": repeatable(self.latest)}
+        checkpoint["vapo"] = {name: getattr(self, name) for name in names} | now
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["vapo"]
         check_shapes(shapes(checkpoint.get("state_dict", {})), shapes(self.state_dict()))
-        vars(self).update({name: saved[name] for name in COUNTERS})
+        vars(self).update({name: value for name, value in saved.items() if name in vars(self)})
         self.sampler.load_state_dict(saved.get("prefetched", saved.get("ahead")))  # older checkpoints say `ahead`

@@ -58,7 +58,7 @@ def test_the_alarm_is_a_line_where_the_engine_has_other_weights(
 ) -> None:
     setting = break_the_engines_mask(monkeypatch)
     run(tmp_path, setting, "callbacks.self_test=null", "rollout.engine.own_weights=true")
-    assert re.search(r"ALARM at RL step 2: logprob_gap: .* set algorithm\.mismatch=truncate", capsys.readouterr().out)
+    assert re.search(r"ALARM at RL step 2: logprob_gap: .* see docs/metrics\.md", capsys.readouterr().out)
     assert metrics(tmp_path)["alarm/logprob_gap"].max() == 1
 
 

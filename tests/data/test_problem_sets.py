@@ -69,6 +69,14 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+def test_spacing_between_numbers_says_something() -> None:
+    def key(text: str) -> str:
+        return Problem(text, "").key
+
+    assert key("Sort 1 23.") != key("Sort 12 3.") and key("Sort  1 23 .") == key("sort 1 23.")
+    assert key(r"$\dfrac{1}{2} + 3$") == key(r"\(\frac{1}{2}+3\)")
+
+
 def test_every_problem_set_has_an_example_here() -> None:
     assert {path.stem for path in Path(CONFIGS, "problems").glob("*.yaml")} == {*SCHEMAS, "file"}
 

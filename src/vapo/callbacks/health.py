@@ -76,7 +76,7 @@ class Health(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         step, name = module.metrics.values, score_column(module.latest)
-        self.score = self.score if name is None else module.latest[name]  # a resumed run has none before its next evaluation
+        self.score = self.score if name is None else module.latest[name]
         if module.sampling.top_p < 1:  # the engine's log-probabilities are of another distribution, by design
             step = {key: value for key, value in step.items() if key != "engine/logprob_gap_mean"}
         found = dict(self.alarms(step, self.score, module.policy_step))
@@ -116,7 +116,7 @@ class Health(Callback):
         truncated, gap = step.get("response/truncated_fraction", 0.0), step.get("engine/logprob_gap_mean", 0.0)
         for name, value, bound, remedy in (
             ("truncation", truncated, self.max_truncated, "raise rollout.sampling.max_new_tokens"),
-            ("logprob_gap", gap, self.max_logprob_gap, "set algorithm.mismatch=truncate"),
+            ("logprob_gap", gap, self.max_logprob_gap, "see docs/metrics.md, alarms"),
             ("verifier_faults", faults, self.max_faults, "raise data.verifier.timeout"),
         ):
             if value > bound:

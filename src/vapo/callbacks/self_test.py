@@ -64,4 +64,5 @@ class SelfTest(Callback):
                 )
         gap = (batch.sampler_logprob_R - actor_R).abs().mean()
         shared = not engine.own_weights and module.algorithm.mismatch is None and module.sampling.top_p == 1
-        module.engine_is_actor = bool(shared and self.equal_gap is not None and gap <= self.equal_gap)
+        equal = bool(self.equal_gap is not None and gap <= self.equal_gap)
+        module.engine_is_actor = shared and (equal if module.engine_is_actor is None else module.engine_is_actor)  # as it began

@@ -23,7 +23,8 @@ class Problem:
     def key(self) -> str:
         """Equal for texts that differ only in spacing, case or equivalent LaTeX, to find duplicates."""
         text = re.sub(r"\\[dt]frac", r"\\frac", self.text)
-        return re.sub(r"\\[()\[\],;:!]|[\s$]", "", text).lower()
+        text = re.sub(r"\\[()\[\],;:!]|\$", "", text)
+        return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text).lower()  # 1 23 is not 12 3
 
 
 @dataclass(frozen=True)

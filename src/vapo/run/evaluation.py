@@ -102,11 +102,14 @@ def of_run(config: DictConfig) -> DictConfig:
         raise ValueError("run= takes the run's own model: leave model and module out, or give model.path= instead of run=")
     run, config = load_config(saved), config.copy()
     config.model, config.module = run.model, run.module
-    limit = [choice for choice in overrides if choice.startswith("data.benchmark_limit=")]
-    if not any(choice.startswith(("data", "problems@")) for choice in overrides if choice not in limit):
-        chosen, config.data = config.data.benchmark_limit, run.data
-        with open_dict(config.data):  # older runs have no limit
-            config.data.benchmark_limit = chosen if limit else run.data.get("benchmark_limit")
+    if not any(choice.startswith(("data=", "problems@")) for choice in overrides):
+        keys = [key for choice in overrides if (key := choice.lstrip("+").split("=")[0]).startswith("data.")]
+        chosen = {key: OmegaConf.select(config, key) for key in keys}
+        config.data = run.data
+        with open_dict(config):
+            config.data.setdefault("benchmark_limit", None)  # older runs have none
+            for key, value in chosen.items():
+                OmegaConf.update(config, key, value)
     if config.sampling.stop is None:
         config.sampling.stop = run.rollout.sampling.get("stop") or None
     if config.sampling.max_new_tokens is None:

@@ -78,10 +78,17 @@ def save_record(texts: dict[str, str], root: str, folder: Path) -> None:
     """Writes `config.yaml`, `resolved.yaml` and `record.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        _write(folder / name, text)
     record = folder / "record.json"
     try:
         starts = json.loads(record.read_text()) if record.exists() else []  # one entry per start: the first, then each resume
     except ValueError as error:
         raise ValueError(f"{record} is damaged ({error}): remove it and resume; training does not need it") from error
-    record.write_text(json.dumps([*starts, provenance(root)], indent=2))
+    _write(record, json.dumps([*starts, provenance(root)], indent=2))
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all, also on a full disk: without its configuration a run cannot be resumed."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)

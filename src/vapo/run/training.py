@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 import transformers
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -163,8 +164,10 @@ def check_same_job(config: DictConfig, folder: Path) -> None:
     """Raises unless this is the job of a sweep that `folder` holds: a sweep run again goes on with what it had not finished."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ValueError(f"{folder} holds a run already: set resume={folder} to go on with it, or hydra.run.dir to a new folder")
-    if (folder / RESOLVED).read_text() != record_texts(config)[RESOLVED]:
+    before, now = (yaml.safe_load(text) for text in ((folder / RESOLVED).read_text(), record_texts(config)[RESOLVED]))
+    if before | {"logger": None} != now | {"logger": None}:  # loggers depend on the network
+        unnamed = ", ".join(HydraConfig.get().job.config.override_dirname.exclude_keys)
         raise ValueError(
             f"{folder} holds a job with another configuration: set hydra.sweep.dir to a new folder, or repeat the command "
-            "that made this one"
+            f"that made this one. {unnamed} are not in a folder's name, so a sweep cannot vary them"
         )

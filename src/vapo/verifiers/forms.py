@@ -76,7 +76,7 @@ def shown(form: Form, most: int) -> str:
     if form.kind == "named":
         parts = sorted(f"{item.name} = {part}" for item, part in zip(form.items, parts, strict=True))
     between = {"union": " or ", "colon": ":", "row": " & ", "matrix": "; ", "chain": " = "}.get(form.kind, ", ")
-    start, end = form.text if form.kind == "bracket" else ("", "")
+    start, end = (form.text[0], form.text[1]) if form.kind == "bracket" else ("", "")
     return f"{start}{between.join(parts)}{end}"
 
 

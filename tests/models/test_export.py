@@ -11,6 +11,7 @@ from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.export import export_actor, export_critic
 from vapo.models.loading import LoadOptions, LoRA
+from vapo.rollout.torch_engine import TorchEngine
 
 
 @pytest.fixture(params=FAMILIES)
@@ -76,3 +77,6 @@ def test_a_tied_embedding_with_an_adapter_is_exported_untied(targets, tied, batc
     loaded = Actor.from_pretrained(str(tmp_path / "actor"))
     assert_close(loaded(micro)[0], actor(micro)[0], rtol=0, atol=1e-5)
     assert loaded.language_model.config.tie_word_embeddings is tied
+    engine = TorchEngine([1], own_weights=True)
+    engine.load_weights(actor, 0)
+    assert_close(Actor(engine.language_model)(micro)[0], actor(micro)[0], rtol=0, atol=1e-5)

@@ -105,6 +105,44 @@ def test_host_memory_is_what_the_arrays_of_a_step_hold(make_rollout, tmp_path):
     assert host_bytes_per_rank(config, instantiate(config.algorithm))["temporary, in credit"] > 0.1 * found["batch"]
 
 
+def test_networks_that_are_not_in_use_are_offloaded(two_ranks, tmp_path):
+    config = plan_config(tmp_path, "cluster.gpus=2", "module.offload=true")
+    table = gpu_table(config, model_config(config.model.path), two_ranks, Setting.of(config))
+    weights, optimizer = two_ranks.weights, two_ranks.optimizer
+    assert table["generate"]["weights"] == weights["actor"] and table["generate"]["optimizer"] == 0
+    assert table["annotate"]["weights"] == max(weights.values()) and table["annotate"]["optimizer"] == 0
+    for name in ("critic", "actor"):
+        for phase in ("backward", "optimizer"):
+            held = [table[f"{name}_{phase}"][part] for part in ("weights", "optimizer", "gradients")]
+            assert held == [weights[name], optimizer[name], two_ranks.gradients[name]]
+    host = plan(config)["host_gib_per_rank"]["weights, gradients, optimizer (offloaded)"]
+    assert host >= (sum(weights.values()) + sum(optimizer.values())) / 2**30
+
+
+def test_generation_servers_have_gpus_of_their_own(tmp_path):
+    servers = ("rollout=vllm_server", "cluster.gpus=1", "cluster.reserved_gib=0")
+    fits = plan(plan_config(tmp_path, *servers))
+    assert "generate" not in fits["seconds_per_step"] and "without the generation servers'" in (tmp_path / "plan.md").read_text()
+    assert all(row["engine weights"] == row["KV cache"] == 0 for row in fits["gpu_gib"].values())
+    small = plan(plan_config(tmp_path, *servers, "cluster.gpu_types.h100.memory_gib=0.001"))
+    assert small["remedies"] and not any("rollout" in remedy for remedy in small["remedies"])
+
+
+def test_seconds_are_those_with_the_remedies_and_count_epochs_once(tmp_path):
+    def seconds(*overrides):
+        found = plan(plan_config(tmp_path, "cluster.gpus=2", "cluster.reserved_gib=0", *overrides))
+        return found["seconds_per_step"], found["hours"] * 3600
+
+    tight, whole = "cluster.gpu_types.h100.memory_gib=0.001", seconds()[0]
+    remedied = seconds("model.activation_checkpointing=true", "module.microbatch_tokens=456")[0]
+    assert seconds(tight)[0]["update critic"] == pytest.approx(remedied["update critic"]) != pytest.approx(whole["update critic"])
+    pretraining = ("module.policy_steps=1", "scale_overrides.value_pretraining_steps=1", "module.value_pretraining_epochs=3")
+    four, once = seconds("module.epochs=4", *pretraining), seconds("module.epochs=1", "module.value_pretraining_epochs=1")[0]
+    assert four[0]["update critic"] == pytest.approx(4 * once["update critic"])
+    frozen = once["generate"] + once["host"] + once["annotate critic"] + 3 * once["update critic"]
+    assert four[1] == pytest.approx(sum(four[0].values()) + frozen)
+
+
 def test_seconds_of_the_host_are_linear_in_response_tokens():
     assert host_seconds(Work(1000, 200.0, 5000.0, 20480, 1, 1), 90.0) == pytest.approx(1000 * 5000 * 90e-9)
 

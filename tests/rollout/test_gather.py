@@ -1,6 +1,8 @@
 """Rollouts of several ranks joined, and prefetched rollouts through a checkpoint, against the rollouts themselves."""
 
 import random
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,3 +95,20 @@ def test_a_checkpoint_with_a_tuple_of_tokens_for_each_rollout_can_still_be_read(
         for r in rollouts
     ]
     assert values(restored(state, tmp_path / "state.pt")) == values(rollouts)
+
+
+def test_a_process_that_ends_does_not_wait_for_what_is_being_prefetched():
+    """As after a second Ctrl-C, or an error in training."""
+    script = "import time; from vapo.rollout.prefetch import Prefetch; Prefetch().start(lambda: time.sleep(10**6)); exit(7)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=3000).returncode == 7
+
+
+def test_an_error_while_prefetching_is_raised_where_it_is_waited_for():
+    def fail():
+        raise ValueError("no engine")
+
+    prefetch = Prefetch()
+    prefetch.start(fail)
+    prefetch.wait()
+    with pytest.raises(ValueError, match="no engine"):
+        prefetch.take(lambda work: work())

@@ -22,6 +22,7 @@ from vapo.plan.sizes import (
     longest,
     model_config,
     responses_at_once,
+    served,
     with_known_dimensions,
 )
 from vapo.plan.step import StepMemory, fake_ranks, step_memory
@@ -48,9 +49,9 @@ def plan(config: DictConfig) -> dict[str, object]:
     now = Setting.of(config)
     table = gpu_table(config, model, memory, now)
     verdict, tried = judge(config, model, memory, now, table)
-    seconds = step_seconds(config, model, memory, tried[-1].setting if tried else now)
+    seconds = step_seconds(*((tried[-1].config, tried[-1].setting) if tried else (config, now)), model, memory)
     host = host_bytes_per_rank(config, instantiate(config.algorithm))
-    if now.cpu_offload:
+    if now.cpu_offload or config.module.offload:
         host["weights, gradients, optimizer (offloaded)"] = sum(memory.persistent("actor_optimizer").values())
     found: dict[str, object] = {
         "verdict": verdict,
@@ -72,14 +73,12 @@ def plan(config: DictConfig) -> dict[str, object]:
     return found
 
 
-def count(config: DictConfig, **module: object) -> StepMemory:
-    """The training step's memory per rank, on fake tensors; `module` overrides settings of `config.module`."""
+def count(config: DictConfig) -> StepMemory:
+    """The training step's memory per rank, on fake tensors."""
     settings = config.module.copy()
     settings._set_parent(config)
     with open_dict(settings):
         settings.sharding.cpu_offload = False  # counted as if on the GPU; `gpu_table` takes offloaded memory out
-        for name, value in module.items():
-            settings[name] = value
     with fake_ranks(config.cluster.gpus):
         return step_memory(settings, longest(config), fake=True, foreach=True)
 
@@ -95,7 +94,7 @@ def gpu_table(config: DictConfig, model: PretrainedConfig, memory: StepMemory, s
     stays = setting.kv_cache_mib is not None and not setting.sleeps  # the torch engine has a cache only while it generates
     table = {}
     for phase in ("generate", *memory.peak):
-        persistent = memory.persistent(phase)
+        persistent = memory.persistent(phase, config.module.offload)
         temporary = 0 if phase == "generate" else memory.temporary(phase)
         if setting.cpu_offload:
             persistent = dict.fromkeys(persistent, 0)
@@ -118,6 +117,7 @@ class Remedy:
     name: str
     gib: float
     setting: Setting
+    config: DictConfig
 
 
 def judge(
@@ -146,7 +146,7 @@ def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now
     """Yields remedies until the run fits. Remedies for the engine and offload are arithmetic; the others count the step again."""
 
     def tried(name: str, setting: Setting) -> Remedy:
-        return Remedy(name, peak_of(gpu_table(config, model, memory, setting))[0], setting)
+        return Remedy(name, peak_of(gpu_table(config, model, memory, setting))[0], setting, config)
 
     def engine(tensor_parallel: int) -> Setting:
         """vLLM in bfloat16 with sleep, and the remaining memory as cache: enough for one response, and not more than for all."""
@@ -155,11 +155,14 @@ def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now
         wanted = min(int(spare), cache_bytes(config, model, setting, responses_at_once(config, setting)))
         return replace(setting, kv_cache_mib=max(wanted, cache_bytes(config, model, setting, 1)) // 2**20)
 
-    best = engine(now.tensor_parallel)
-    keys = "rollout=vllm rollout.engine.dtype=bfloat16 rollout.engine.sleep_level=1"
-    yield (last := tried(f"{keys} rollout.engine.kv_cache_mib={best.kv_cache_mib}", best))
     shared = max(now.tensor_parallel, min(config.cluster.gpus_per_node, config.cluster.gpus))
-    if last.gib > limit and shared > now.tensor_parallel:
+    if served(config):
+        best, last = now, tried("", now)
+    else:
+        best = engine(now.tensor_parallel)
+        keys = "rollout=vllm rollout.engine.dtype=bfloat16 rollout.engine.sleep_level=1"
+        yield (last := tried(f"{keys} rollout.engine.kv_cache_mib={best.kv_cache_mib}", best))
+    if last.gib > limit and shared > now.tensor_parallel and not served(config):
         best = engine(shared)
         keys = f"rollout.engine.tensor_parallel={shared} rollout.engine.kv_cache_mib={best.kv_cache_mib}"
         yield (last := tried(keys, best))
@@ -172,13 +175,14 @@ def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now
         best = replace(best, cpu_offload=True)
         yield (last := tried("module.sharding.cpu_offload=true (more CPU memory, slow optimizer steps)", best))
     if last.gib > limit and config.module.microbatch_tokens > longest(config) and config.remedies:
-        tokens = max(config.module.microbatch_tokens // 4, longest(config))
-        memory = count(config, microbatch_tokens=tokens)
+        tokens, config = max(config.module.microbatch_tokens // 4, longest(config)), config.copy()
+        config.module.microbatch_tokens = tokens
+        memory = count(config)
         yield tried(f"module.microbatch_tokens={tokens}", best)
 
 
-def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now: Setting) -> dict[str, float]:
-    """Estimates for each phase of an RL step in which both networks train."""
+def step_seconds(config: DictConfig, now: Setting, model: PretrainedConfig, memory: StepMemory) -> dict[str, float]:
+    """Estimates for each phase of an RL step in which both networks train, without generation where servers do it."""
     cluster, rate, compute = config.cluster, rates(config), BYTES[config.module.sharding.compute_dtype]
     wire = rate.node_gb_s if cluster.gpus <= cluster.gpus_per_node else rate.network_gb_s
     machines = Machines(
@@ -189,16 +193,18 @@ def step_seconds(config: DictConfig, model: PretrainedConfig, memory: StepMemory
     )
     limit, rollouts = config.rollout.sampling.max_new_tokens, config.data.rollouts_per_step
     mean = limit * cluster.response_share
-    updates = config.module.epochs * rollouts / config.module.minibatch_rollouts
-    work = Work(rollouts, cluster.prompt_tokens, mean, limit, config.module.microbatch_tokens, round(updates))
+    updates = round(rollouts / config.module.minibatch_rollouts)
+    work = Work(rollouts, cluster.prompt_tokens, mean, limit, config.module.microbatch_tokens, updates)
     actor, kv = memory.parameters["actor"], kv_token_bytes(model, BYTES[now.dtype])
     cache = engine_bytes(config, model, actor, now)[1] * now.tensor_parallel
     at_once = min(responses_at_once(config, now), cache / kv / (cluster.prompt_tokens + mean / 2))
     seconds = {
         "generate": generate_seconds(machines, work, actor, BYTES[now.dtype], kv, at_once, now.tensor_parallel),
-        "weight sync": sync_seconds(machines, actor, BYTES[config.model.dtype]),
+        "weight sync": sync_seconds(machines, actor, BYTES[now.dtype]),
         "host": host_seconds(work, cluster.host_ns_per_token),
     }
+    if served(config):
+        del seconds["generate"]
     for name, parameters in memory.parameters.items():
         seconds[f"annotate {name}"] = annotate_seconds(machines, work, model, parameters, compute)
     for name in memory.gradients:
@@ -212,7 +218,9 @@ def run_hours(config: DictConfig, seconds: dict[str, float]) -> dict[str, float]
     """Hours of the whole run. A step of value pretraining has only generation, the host's work and the critic's phases."""
     policy_steps, pretraining = config.module.policy_steps, config.algorithm.get("value_pretraining_steps", 0)
     step = sum(seconds.values())
-    frozen = sum(time for name, time in seconds.items() if name in ("generate", "host", "annotate critic", "update critic"))
+    more = config.module.value_pretraining_epochs / config.module.epochs
+    frozen = sum(seconds.get(name, 0.0) for name in ("generate", "host", "annotate critic"))
+    frozen += seconds.get("update critic", 0.0) * more
     hours = (policy_steps * step + pretraining * frozen) / 3600
     return {
         "policy_steps": policy_steps,

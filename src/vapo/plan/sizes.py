@@ -94,12 +94,19 @@ def responses_at_once(config: DictConfig, setting: Setting) -> int:
 
 
 def engine_bytes(config: DictConfig, model: PretrainedConfig, parameters: int, setting: Setting) -> tuple[int, int]:
-    """Bytes of the rollout engine's weights and cache on each GPU while it generates."""
+    """Bytes of the rollout engine's weights and cache on each GPU while it generates; none where servers do."""
+    if served(config):
+        return 0, 0
     if setting.kv_cache_mib is not None:
         cache = setting.kv_cache_mib * 2**20
     else:
         cache = cache_bytes(config, model, setting, responses_at_once(config, setting))
     return parameters * BYTES[setting.dtype] // setting.tensor_parallel, cache
+
+
+def served(config: DictConfig) -> bool:
+    """Whether servers on other GPUs generate."""
+    return "urls" in config.rollout.engine
 
 
 def longest(config: DictConfig) -> int:

@@ -47,10 +47,14 @@ class StepMemory:
     optimizer: dict[str, int]
     peak: dict[str, int]  # peak of each phase: `annotate`, then `critic_backward`, `critic_optimizer`, and the actor's
 
-    def persistent(self, phase: str) -> dict[str, int]:
-        """Memory held throughout a phase: weights, optimizer states, and the gradients of the network it updates."""
+    def persistent(self, phase: str, offload: bool = False) -> dict[str, int]:
+        """Memory held throughout a phase: weights, optimizer states, and the gradients of the network it updates. With
+        `module.offload` only of the network in use: the largest in `annotate`, which has one after the other."""
+        name = {"generate": "actor", "annotate": max(self.weights, key=self.weights.__getitem__)}.get(phase, phase.split("_")[0])
+        trained = {} if phase in ("generate", "annotate") else {name: self.optimizer.get(name, 0)}
+        weights, optimizer = ({name: self.weights[name]}, trained) if offload else (self.weights, self.optimizer)
         gradients = self.gradients.get(phase.split("_")[0], 0)
-        return {"weights": sum(self.weights.values()), "optimizer": sum(self.optimizer.values()), "gradients": gradients}
+        return {"weights": sum(weights.values()), "optimizer": sum(optimizer.values()), "gradients": gradients}
 
     def temporary(self, phase: str) -> int:
         """The rest of the peak: activations, gathered layers, and intermediate results of operations."""

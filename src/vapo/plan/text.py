@@ -44,7 +44,12 @@ def text(config: DictConfig, found: dict[str, Any]) -> str:
     host = found["host_gib_per_rank"] | {"total": sum(found["host_gib_per_rank"].values())}
     lines += [f"| {name} | {size:.1f} | {size * ranks:.1f} |" for name, size in host.items()]
     remedied = ", with the remedies above" if found["remedies"] else ""
-    lines += ["", f"Estimated seconds of one RL step{remedied}, from data sheets and assumed utilizations, not measured:", ""]
+    where = "" if "generate" in found["seconds_per_step"] else ", without the generation servers', which have GPUs of their own,"
+    lines += [
+        "",
+        f"Estimated seconds of one RL step{where}{remedied}, from data sheets and assumed utilizations, not measured:",
+        "",
+    ]
     lines += ["| phase | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.0f} |" for name, seconds in found["seconds_per_step"].items()]
     lines += [

@@ -24,7 +24,7 @@ class Work:
     response: float  # tokens, mean
     longest_response: int  # tokens
     microbatch_tokens: int
-    minibatches: int  # updates of each network in a step
+    minibatches: int  # updates of each network in an epoch
 
     @property
     def tokens(self) -> float:
@@ -85,5 +85,5 @@ def host_seconds(work: Work, ns_per_token: float) -> float:
 
 
 def sync_seconds(machines: Machines, parameters: int, weight_bytes: int) -> float:
-    """Weight sync: every engine gets the whole weights, gathered in the dtype they are stored in."""
+    """Weight sync: every engine gets the whole weights, gathered in its own dtype."""
     return parameters * weight_bytes / machines.network

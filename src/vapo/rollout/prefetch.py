@@ -1,8 +1,9 @@
 """Prefetch (`rollout.prefetch=1`): generates the next step's rollouts during this step, so their staleness is one policy step."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,19 @@ class Prefetch:
         threads = torch.get_num_threads()
         gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
 
+        running: Future[list[Rollout]] = Future()
+
         def like_this_thread() -> None:
             torch.set_num_threads(threads)
             if gpu is not None:
                 torch.cuda.set_device(gpu)
+            try:
+                running.set_result(work())
+            except BaseException as error:
+                running.set_exception(error)
 
-        pool = ThreadPoolExecutor(1, initializer=like_this_thread)
-        self._running = pool.submit(work)
-        pool.shutdown(wait=False)
+        self._running = running
+        Thread(target=like_this_thread, name="prefetch", daemon=True).start()  # a run that fails does not wait for it
 
     def wait(self) -> None:
         """Waits until the engine is free."""

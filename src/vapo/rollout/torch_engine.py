@@ -127,6 +127,8 @@ class TorchEngine:
     def _copy(self, model: PreTrainedModel) -> None:
         if self._own is None:
             config = copy.deepcopy(model.config)  # its dtype is the copy's
+            if any(hasattr(layer, "base_layer") for layer in (model.get_input_embeddings(), model.get_output_embeddings())):
+                config.get_text_config().tie_word_embeddings = False  # an adapter is on one of the two
             with torch.device("meta"), torch.random.fork_rng():
                 self._own = type(model)._from_config(config, dtype=self._dtype or model.dtype).eval()
             self._own.to_empty(device=device_of(model))

@@ -49,7 +49,8 @@ def plan(config: DictConfig) -> dict[str, object]:
     now = Setting.of(config)
     table = gpu_table(config, model, memory, now)
     verdict, tried = judge(config, model, memory, now, table)
-    seconds = step_seconds(*((tried[-1].config, tried[-1].setting) if tried else (config, now)), model, memory)
+    remedied, setting = (tried[-1].config, tried[-1].setting) if tried else (config, now)
+    seconds = step_seconds(remedied, setting, model, memory)
     host = host_bytes_per_rank(config, instantiate(config.algorithm))
     if now.cpu_offload or config.module.offload:
         host["weights, gradients, optimizer (offloaded)"] = sum(memory.persistent("actor_optimizer").values())

@@ -63,7 +63,7 @@ def shown(form: Form, most: int) -> str:
     """A form in words: one text for equal answers, as far as that shows without algebra. Numbers of more than `most` digits stay as
     they were written.
 
-    >>> shown(read("(0.5, \\frac{6}{3}]"), 9), shown(read("3, 1 and 2"), 9), shown(read("x = 2, y = 3"), 9)
+    >>> shown(read("(0.5, \\\\frac{6}{3}]"), 9), shown(read("3, 1 and 2"), 9), shown(read("x = 2, y = 3"), 9)
     ('(1/2, 2]', '1, 2, 3', 'x = 2, y = 3')
     """
     if form.value is not None and max(abs(form.value.numerator), form.value.denominator) < 10**most:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from vapo.analysis.compare import MEASURED
+from vapo.metrics import MEASURED
 from vapo.module import RLModule
 from vapo.run.resolvers import register
 from vapo.run.training import train

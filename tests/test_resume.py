@@ -158,6 +158,10 @@ def test_a_resumed_run_takes_its_old_log_probabilities_where_it_took_them(uninte
         resume(tmp_path / name, "module.policy_steps=3", change)
         pd.testing.assert_frame_equal(metrics(tmp_path / name), metrics(uninterrupted), check_exact=True)
     assert "engine/logprob_gap_mean" not in metrics(uninterrupted)
+    resume(tmp_path / "skipped", "module.policy_steps=4", "callbacks.self_test=null")
+    resume(tmp_path / "stricter", "module.policy_steps=4", "callbacks.self_test.equal_gap=null")  # never, from now on
+    assert "engine/logprob_gap_mean" not in metrics(tmp_path / "skipped")
+    assert metrics(tmp_path / "stricter")["engine/logprob_gap_mean"].notna().sum() == 1
 
 
 def test_a_full_disk_leaves_the_configuration_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,9 +116,12 @@ class ExplainedVariance(Metric):
         return explained_variance(self.sums)
 
 
+MEASURED = ("time/", "speed/", "memory/")  # metrics of the machine, not of the run
+
+
 def repeatable(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those that another run of the same seed has too: without times, speeds and memory."""
-    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "speed/", "memory/"))}
+    """Those that another run of the same seed has too."""
+    return {name: value for name, value in metrics.items() if not name.startswith(MEASURED)}
 
 
 class StepMetrics:

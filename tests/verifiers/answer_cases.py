@@ -563,6 +563,9 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
             ("S^{1/2}", "\\sqrt{S}"),
             ("A_1 + a_1", "a_1 + A_1"),
             ("\\frac{E}{2}", "E/2"),
+            ("\\frac{\\ln x}{\\ln A}", "\\log_A x"),
+            ("\\frac{N(N+1)}{2}", "\\sum_{K=1}^{N} K"),
+            ("\\frac{B^2-A^2}{2}", "\\int_{A}^{B} x dx"),
             ("2x_{AB}", "x_{AB} + x_{AB}"),
         ],
         [

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vapo.analysis.curves import load_metrics
 from vapo.checkpoints import REST, tensors_in
+from vapo.metrics import repeatable
 
-MEASURED = ("time/", "speed/", "memory/")  # metrics of the machine, not of the run
 KINDS = {"rollouts": "rollouts/step_{:06d}.parquet", "metrics": "metrics.csv", "checkpoint": "checkpoints/step_{:06d}.ckpt"}
 
 
@@ -85,7 +85,7 @@ def _read(run: Path, table: pd.DataFrame, kind: str, step: int) -> dict[str, Any
     """All values of a kind by name; None if the run has none of that step."""
     if kind == "metrics":
         row = table.loc[step].to_dict() if step in table.index else None
-        return row and {name: value for name, value in row.items() if not name.startswith(MEASURED) and value == value}
+        return row and {name: value for name, value in repeatable(row).items() if value == value}
     file = run / KINDS[kind].format(step)
     if not file.exists():
         return None

@@ -64,5 +64,7 @@ class SelfTest(Callback):
                 )
         gap = (batch.sampler_logprob_R - actor_R).abs().mean()
         shared = not engine.own_weights and module.algorithm.mismatch is None and module.sampling.top_p == 1
-        equal = bool(self.equal_gap is not None and gap <= self.equal_gap)
-        module.engine_is_actor = shared and (equal if module.engine_is_actor is None else module.engine_is_actor)  # as it began
+        if not shared or self.equal_gap is None:
+            module.engine_is_actor = False
+        elif module.engine_is_actor is None:  # a resumed run goes on as it began
+            module.engine_is_actor = bool(gap <= self.equal_gap)

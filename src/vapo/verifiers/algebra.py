@@ -9,6 +9,8 @@ DIGITS, AGREE = 150, 120  # significant digits that are computed, and that must 
 POINTS = 6  # at which expressions with variables are compared, half of them negative
 MOST_CHARACTERS = 600  # of an expression
 CACHED = 1000  # expressions
+# A command, with the _ of those below which an expression stands; a capital, and its index; an index.
+_CAPITAL = re.compile(r"\\(?:(?:log|lim|sum|prod|int|max|min) ?_|[a-zA-Z]+)|([A-Z])(?: ?_ ?\{([^{}]*)\})?|_ ?\{([^{}]*)\}")
 
 
 class UnreadableError(ValueError):
@@ -51,7 +53,7 @@ def prepared(text: str) -> str:
     text = re.sub(r"\^ ?\{? ?(\d{4,}) ?\}?", r"^{p_{\1}}", text)
     text = re.sub(r"(\d{4,}) ?!", r"q_{\1}", text)
     text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"(\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}})", text)
-    text = re.sub(r"\\[a-zA-Z]+|([A-Z])(?: ?_ ?(\{[^{}]*\}|\w))?|_ ?(\{[^{}]*\}|\w)", _capital, text)
+    text = _CAPITAL.sub(_capital, re.sub(r"_ ?(\w)", r"_{\1}", text))
     text = re.sub(r"(?<![\w\\^_])((?:\d+)|(?<![a-zA-Z\\])[a-eh-zA-Z](?:_\{9[01]\})?) ?(?=\()", r"\1\\cdot ", text)
     return re.sub(r"\) ?(?=[(\w\\])(?!\\(?:cdot|times|div|to|rfloor|rceil))", r")\\cdot ", text)
 
@@ -62,7 +64,7 @@ def _capital(match: re.Match[str]) -> str:
     letter, index, alone = match.groups()
     if letter is None and alone is None:
         return match[0]
-    inner = re.sub("[A-Z]", lambda capital: capital[0].lower() + "90", (index or alone or "").strip("{} "))
+    inner = re.sub("[A-Z]", lambda capital: capital[0].lower() + "90", index or alone or "")
     return ("_{" if letter is None else "v_{91" if letter == "E" else f"{letter.lower()}_{{90") + inner + "}"
 
 

@@ -13,7 +13,15 @@ from vapo.module import RLModule
 SOURCE = Path(__file__).parents[1] / "src"
 FILES = sorted((SOURCE / "vapo").rglob("*.py"))
 LAYERS = [  # our modules and packages, then the libraries they may import
-    ["vapo.types", "vapo.micro_batches", "vapo.algorithms", "vapo.distributed.ranks", "vapo.checkpoints", "torch"],
+    [
+        "vapo.types",
+        "vapo.micro_batches",
+        "vapo.algorithms",
+        "vapo.distributed.ranks",
+        "vapo.checkpoints",
+        "vapo.whole_file",
+        "torch",
+    ],
     [
         *("vapo.models", "vapo.distributed.sharding", "vapo.verifiers"),
         *(

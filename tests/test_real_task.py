@@ -129,7 +129,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(run_folder: Path, tmp_path: 
     kept = {file: file.stat().st_mtime_ns for file in files[:2]}
     for file in files[2:]:
         file.unlink()
-    (part / "samples" / "problems_00004.partial").write_text("half a file")
+    (part / "samples" / "problems_00004.parquet.partial").write_text("half a file")
     assert evaluate(eval_config(part, f"run={run_folder}", "k=2", "problems_per_file=2")) == whole
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     with pytest.raises(ValueError, match="another k, sampling: set out to a new folder"):

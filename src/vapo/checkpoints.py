@@ -17,6 +17,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from vapo.whole_file import replacing
+
 LAST = "last.ckpt"  # a link to the newest checkpoint
 REST = "rest.pt"  # everything in a sharded checkpoint that is not a tensor of a network or an optimizer
 DIGESTS = ".sha256"  # suffix of the file with a checkpoint's digests
@@ -36,10 +38,9 @@ def publish(folder: Path, name: str, partial: Path, digests: dict[str, str], kee
     remove(folder / name)
     (folder / f"{name}{DIGESTS}").write_text(json.dumps(digests, indent=1))
     partial.replace(folder / name)
-    link = folder / f"{LAST}.partial"
-    link.unlink(missing_ok=True)
-    link.symlink_to(name)
-    link.replace(folder / LAST)
+    with replacing(folder / LAST) as link:
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
     for old in saved_checkpoints(folder)[:-keep]:
         remove(old)
 

@@ -8,6 +8,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vapo.whole_file import replacing
+
 
 class MetricsCSV(Logger):
     """Writes `metrics.csv`. Unlike Lightning's CSVLogger, which starts a new file on resume, it continues the old one."""
@@ -57,9 +59,8 @@ class MetricsCSV(Logger):
 
 
 def _write(text: str, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def trim(path: Path, rl_step: int) -> None:

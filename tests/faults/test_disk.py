@@ -69,7 +69,7 @@ def test_metrics_that_cannot_be_written_stop_the_run(
 
     def log_metrics(self: MetricsCSV, values: dict[str, float], step: int | None = None) -> None:
         if step == 3:
-            break_disk(patch, "metrics.partial", number)
+            break_disk(patch, "metrics.csv.partial", number)
         original(self, values, step)
 
     with monkeypatch.context() as patch:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vapo.algorithms import ActorCritic
 from vapo.module import RLModule
 from vapo.types import Batch, MicroBatch, Rollout
+from vapo.whole_file import replacing
 
 
 class RolloutLog(Callback):
@@ -80,10 +81,8 @@ class RolloutLog(Callback):
             for i, rollout in enumerate([*rollouts, *faults])
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{module.rl_step:06d}.parquet"
-        partial = path.with_suffix(".partial")
-        pd.DataFrame(rows).to_parquet(partial, index=False)
-        partial.replace(path)
+        with replacing(self.folder / f"step_{module.rl_step:06d}.parquet") as partial:
+            pd.DataFrame(rows).to_parquet(partial, index=False)
 
 
 def chosen_rollouts(rollouts: Sequence[Rollout], most: int | None, seed: str) -> list[int]:

@@ -26,6 +26,7 @@ from vapo.run.record import RESOLVED, load_config, provenance
 from vapo.run.training import quiet_libraries
 from vapo.run.value_types import check_types
 from vapo.types import SamplingParams, Status
+from vapo.whole_file import replacing
 
 # The settings that, with the problems, determine the samples.
 SETTINGS = ("run", "checkpoint", "model", "k", "sampling", "seed", "problems_per_file")
@@ -74,10 +75,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         asked = prompts[first : first + config.problems_per_file]
         if not file.exists():
             rollouts = sampler.sample(asked, config.k, sampling, config.seed, EVALUATION_STEP)
-            partial_file = file.with_suffix(".partial")
             texts = [sampler.decode(rollout.completion.token_ids) for rollout in rollouts]
-            samples_frame(rollouts, first, config.k).assign(response=texts).to_parquet(partial_file)
-            partial_file.replace(file)  # atomic
+            with replacing(file) as partial:
+                samples_frame(rollouts, first, config.k).assign(response=texts).to_parquet(partial)
         files.append(pd.read_parquet(file))
         correct += int((files[-1]["status"] == Status.CORRECT).sum())
         done = first + len(asked)

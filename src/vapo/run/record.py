@@ -10,6 +10,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vapo.whole_file import replacing
+
 CONFIG = "config.yaml"  # interpolations kept, so that a moved folder can be resumed
 RESOLVED = "resolved.yaml"  # every value as it was
 # Names in the configurations of older runs, and what they are called since: such runs can be resumed and evaluated.
@@ -88,7 +90,5 @@ def save_record(texts: dict[str, str], root: str, folder: Path) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    """Whole or not at all, also on a full disk: without its configuration a run cannot be resumed."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(text)

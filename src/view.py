@@ -15,7 +15,9 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, help="another run, beside it")
     parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument("--steps", type=int, nargs="+", help="RL steps to show; default: all")
-    parser.add_argument("--tokenizer", help="folder or hub name; default: the model.path of the run")
+    parser.add_argument(
+        "--tokenizer", nargs="+", default=[None], help="folder or hub name, of each run; default: the run's model.path"
+    )
     parser.add_argument("--serve", action="store_true", help="on 127.0.0.1 instead of into a file")
     parser.add_argument("--port", type=int, default=8765, help="of --serve; 0 for any")
     arguments = parser.parse_args()
@@ -24,8 +26,10 @@ def main() -> None:
     from vapo.view.server import server
     from vapo.view.steps import Log
 
-    logs = [Log(path, arguments.tokenizer) for path in (arguments.run, arguments.compare) if path is not None]
     run: Path = arguments.run
+    logs = [Log(run, arguments.tokenizer[0])]
+    if arguments.compare is not None:
+        logs.append(Log(arguments.compare, arguments.tokenizer[-1]))
     try:
         if not arguments.serve:
             out = arguments.out or (run / "view.html" if run.is_dir() else run.with_suffix(".html"))

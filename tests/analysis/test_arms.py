@@ -88,6 +88,15 @@ def test_a_curve_is_the_mean_over_seeds_with_a_band_from_the_lowest_to_the_highe
         assert all(tick == round(tick) for tick in axis.get_xticks())
 
 
+def test_a_mean_ends_where_the_first_of_its_runs_ends(tmp_path: Path) -> None:
+    for seed, reward in enumerate((0.1, 0.5)):
+        write_run(tmp_path / f"a{seed}", "vapo_full-mini", seed, reward)
+    frame = pd.read_csv(tmp_path / "a0" / "metrics.csv")
+    frame[frame["rl_step"] <= 2].to_csv(tmp_path / "a0" / "metrics.csv", index=False)
+    axis = plot_runs(load_arms([tmp_path])).axes[1]
+    assert axis.lines[0].get_xydata().tolist() == [[1, pytest.approx(0.3)], [2, pytest.approx(0.6)]]
+
+
 def test_one_run_without_a_score_or_a_critic_is_drawn() -> None:
     figure = plot_training_curves(pd.DataFrame({"rl_step": [1, 2], "clock/policy_step": [1, 2], "reward/mean": [-1.0, 0.0]}))
     assert figure.axes[0].get_title() == "no score" and len(figure.axes[1].lines) == 1 and not figure.axes[5].lines

@@ -79,6 +79,22 @@ def test_one_changed_value_is_found(change: Callable[[Path], None], place: str, 
     assert first is not None and first.startswith(f"first difference in the {place}")
 
 
+def test_what_one_run_alone_logs_is_said_and_not_compared(fast_run: Path, tmp_path: Path) -> None:
+    """Its order among the others does not matter, and what differs elsewhere is still found."""
+    other = tmp_path / "other"
+    shutil.copytree(fast_run, other, symlinks=True)
+    metrics = pd.read_csv(other / "metrics.csv").assign(**{"actor/new": 1.0, "time/new_seconds": 1.0}).drop(columns="reward/mean")
+    metrics.to_csv(other / "metrics.csv", index=False)
+    for file in (other / "rollouts").iterdir():
+        pd.read_parquet(file).assign(entropies=0.0).drop(columns="values").to_parquet(file)
+    alone = ["the metric actor/new", "the metric reward/mean", "the rollouts' entropies", "the rollouts' values"]
+    for pair in ((fast_run, other), (other, fast_run)):
+        found = compare(*pair)
+        assert found.first is None and found.alone == alone
+    change_moment(other)
+    assert "checkpoint of RL step 3" in str(compare(fast_run, other).first)
+
+
 def test_sharded_checkpoints_are_compared_too(fast_run: Path, tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for number, folder in enumerate(folders):

@@ -61,6 +61,12 @@ def test_each_measure_has_its_difference(swept):
     assert of(found, "last").loc[("12", "no_x"), "below"] == pytest.approx((0.7**2 - 0.4**2 + 0.5**2 - 0.1**2) / 2)
 
 
+def test_a_difference_of_fewer_pairs_than_seeds_says_so(tmp_path: Path):
+    curves({f"vapo_full, {KEY}=4": [0.8, 0.6], f"no_x, {KEY}=4": [0.7, 0.5, 0.1]}).to_csv(tmp_path / "curves.csv", index=False)
+    table = write_report([tmp_path / "curves.csv"], tmp_path, KEY).read_text().split("\n\n")[0]
+    assert "| 4 | no_x | 3 | 0.433 ± 0.759 | 0.100 ± 0.000 (2 pairs) |" in table
+
+
 def test_a_seed_that_one_arm_lacks_is_not_in_its_difference():
     found = of(effects(by_dose(curves({f"vapo_full, {KEY}=4": [0.8, 0.6], f"no_x, {KEY}=4": [0.7]}), KEY)))
     assert found.loc[("4", "no_x"), "below"] == pytest.approx(0.1) and found.loc[("4", "no_x"), "seeds"] == 1

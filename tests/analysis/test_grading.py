@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tests.problem_sets import FOLDER, needs_problem_sets, read
 
@@ -34,7 +35,7 @@ def test_a_line_for_each_and_a_summary(tmp_path: Path) -> None:
 
 def test_a_table_without_truths_by_the_command(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text('response,gold\n"#### 5, in total",5\n')
+    path.write_text('response,gold\n"Answer: 5, in total",5\n')
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "src/grade.py", str(path)], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0 and "correct" in done.stdout and "1 responses: 1 correct" in done.stdout
@@ -52,12 +53,38 @@ def test_a_table_without_truths_by_the_command(tmp_path: Path) -> None:
         ("a.jsonl", "[5]", "row 1 has no response"),
         ("a.jsonl", '{"response": "5", "gold": "5", "correct": "perhaps"}', "correct is 'perhaps'; write true or false"),
         ("a.csv", "response,answer\n5,5\n", "row 1 has no gold"),
+        ("a.csv", "response,gold\n5,5\n5\n", "row 2 has no gold"),
+        ("a.csv", "response,gold,correct\n5,5,true\n5,5,perhaps\n", "a.csv, row 2: correct is 'perhaps'"),
     ],
 )
 def test_a_bad_file_is_explained(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         list(grade_file(tmp_path / name, ["boxed"]))
+
+
+def test_a_csv_may_have_form_feeds_long_responses_and_rows_without_a_truth(tmp_path: Path) -> None:
+    rows = [
+        {"response": "\x0crac{1}{2}\x85 Answer: 5", "gold": "5", "correct": True},
+        {"response": "so " * 100_000 + "Answer: NA", "gold": "NA", "correct": None},
+        {"response": "Answer: 6", "gold": "5", "correct": False},
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "mine.csv", index=False)
+    lines = list(grade_file(tmp_path / "mine.csv", ["answer"]))
+    assert [line.split()[1] for line in lines[:3]] == ["correct", "correct", "wrong"]
+    assert lines[-1].startswith("of the 2 that say whether they are correct: precision 1.000 (1 of 1")
+
+
+def test_an_answer_is_looked_for_where_the_preset_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"response": "9*2=18\\n#### 18", "gold": "18"}')
+    root = Path(__file__).resolve().parents[2]
+
+    def graded(*words: str) -> str:
+        command = [sys.executable, "src/grade.py", str(tmp_path / "mine.jsonl"), *words]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+    assert "1 responses: 1 no_answer" in graded()  # as training with data=file has it
+    assert "1 responses: 1 correct" in graded("--preset", "gsm8k")
 
 
 @needs_problem_sets

@@ -56,6 +56,8 @@ def test_arms_are_what_the_overrides_say():
     assert arm_and_seed(["experiment=dapo", "seed=3"]) == ("dapo", 3)
     assert arm_and_seed(["ablation=no_clip_higher", "experiment=dapo", "seed=3"]) == ("dapo, no_clip_higher", 3)  # not VAPO's
     assert arm_and_seed(["ablation=no_clip_higher", "seed=3"]) == ("no_clip_higher", 3)
+    assert arm_and_seed(["ablation=none", "seed=3"]) == arm_and_seed(["seed=3"]) == ("vapo_full", 3)  # train.py's own default
+    assert arm_and_seed(["algorithm=grpo", "seed=3"]) == ("algorithm=grpo", 3)
     assert arm_and_seed([]) == ("", 0)
 
 
@@ -162,6 +164,20 @@ def test_share_of_dapos_updates(sweep):
     curves = load_sweep(sweep)
     started = curves[(curves["arm"] == "vapo_full") | (curves["policy_step"] == 0)]
     assert math.isnan(steps_share(started)), "DAPO was scored at the start alone"
+
+
+def test_a_share_where_vapo_starts_above_dapos_end(tmp_path):
+    for arm, scores in (("vapo_full", [0.9, 0.8]), ("dapo", [0.6, 0.5])):
+        write_run(tmp_path / f"experiment={arm},seed=0", scores, [100.0] * 2)
+    assert steps_share(load_sweep(tmp_path)) == 0
+
+
+def test_arms_that_have_got_less_far_are_named(sweep, tmp_path):
+    write_run(sweep / "experiment=grpo,seed=0", [0.1, 0.3], [100.0] * 2)
+    write_run(sweep / "experiment=vc_ppo,seed=0", [0.1], [100.0])
+    text = write_report([sweep], tmp_path / "out").read_text()
+    assert "Left out, not finished: vc_ppo, seed 0." in text and "| vc_ppo" not in text
+    assert "Policy steps, of 10, of arms that have fewer: grpo 5." in text
 
 
 def test_a_straight_line_is_smooth(sweep):

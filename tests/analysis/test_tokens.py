@@ -58,6 +58,16 @@ def test_figure_has_values_only_where_there_was_a_critic():
     assert [line.get_xdata()[0] for line in above.lines if line.get_color() == "tab:red"] == [4]
 
 
+@pytest.mark.parametrize(
+    "prompt", [r"Solve $\begin{pmatrix} 1 \end{pmatrix}$ for $x$.", "pays $5 and gets 10% of $3 back_", "long " * 1000]
+)
+def test_a_prompt_is_a_title_whatever_it_says(prompt):
+    response = {"prompt": prompt, "status": "wrong", "reference": "$8$", "length": 2, "response": "AB", "reward": -1.0}
+    figure = plot_credit(response, {"grpo": [0.5, 0.5]})
+    figure.canvas.draw()
+    assert figure.axes[0].get_title().endswith("wrong, the answer is $8$") and len(figure.axes[0].get_title()) < 250
+
+
 def test_a_run_without_rollouts_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no rollouts in"):
         load_rollouts(tmp_path)

@@ -63,8 +63,10 @@ def write(folder: Path, rows: list[dict[str, Any]], step: int = 1) -> Path:
 def words(folder: Path, texts: list[str], length: int, status: str = "wrong") -> dict[str, Any]:
     """A response of `length` tokens that repeats `texts`; the run in `folder` gets a tokenizer that knows them."""
     tokenizer = Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, texts[0]))
-    # as in SentencePiece: ▁ is a blank, and the first one of a text is dropped
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    # as in SentencePiece: ▁ is a blank, and the first one of a text is dropped; <0xE2> is a byte
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     model = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     model.save_pretrained(folder / "model")
     (folder / "model" / "config.json").write_text('{"model_type": "mistral"}')

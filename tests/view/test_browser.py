@@ -62,6 +62,34 @@ def test_a_critic_that_does_not_see_the_last_slip(chromium: Any, tmp_path: Path)
     assert "V falls most at the end" in finding and "which the critic did not expect" in finding
 
 
+def test_a_value_that_never_falls_is_no_finding(chromium: Any, tmp_path: Path) -> None:
+    rising = [i / 32 for i in range(21)]
+    rows = [row("7-3=4;4+5=9;9+9=8;A8", values=rising), row("7-3=4;4+5=?;?+9=7;A7", "wrong", values=rising, reward=0.75)]
+    page = Opened(chromium, file(write_page([Log(write(tmp_path / "rising", rows))], tmp_path / "page.html")))
+    finding = page.text(".finding")
+    assert finding == "First slip at token 11: V 0.31 → 0.34, no fall. The critic did not single it out."
+    page.press("k")
+    assert page.text(".finding") == "No slip is left in its steps."
+    page.press("s")
+    assert page.js("return panes[0].cursor") == 0 and page.complaints() == []
+
+
+def test_problems_of_a_template_are_told_apart(chromium: Any, tmp_path: Path) -> None:
+    words_before = "You solve problems.\n\nWhat is the sum of "
+    rows = [row("A8", prompt=words_before + "7 and 1?"), row("A8", group=1, prompt=words_before + "70 and 1?")]
+    page = Opened(chromium, file(write_page([Log(write(tmp_path / "mine", rows))], tmp_path / "page.html")))
+    assert page.all(".problem .clip") == ["7 and 1?", "70 and 1?"] and page.text(".prompt") == words_before + "7 and 1?"
+
+
+def test_a_step_that_cannot_be_read_leaves_the_one_before_it(opened: Opened) -> None:
+    opened.js("document.getElementById('step-0-3').textContent = 'AAAA'")
+    opened.press("[")
+    opened.until(lambda: "step 3 cannot be read" in opened.text(".message"))
+    assert opened.text("#at") == "12 (2 of 2)" and len(opened.all(".row")) == 7
+    opened.press("s", "n", "p", "f", "1")
+    assert shown(opened) == "7-3=4;4+5=?9;9+9=?;A9<end>" and opened.complaints() == []
+
+
 def test_colours_switch_and_those_that_were_not_logged_name_the_setting(opened: Opened) -> None:
     modes = {name: i for i, name in enumerate(opened.all("#modes button"))}
     assert list(modes) == ["V", "drop in V", "advantage", "ratio", "entropy", "log-prob gap"]

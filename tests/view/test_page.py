@@ -140,3 +140,11 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     for arguments in ([tmp_path], [tmp_path, "--serve"]):
         done = view(*arguments)
         assert done.returncode == 1 and done.stderr.startswith("error: no rollouts in") and done.stderr.count("\n") == 1
+
+
+def test_a_port_that_cannot_be_had_is_one_line_that_names_the_option(tmp_path: Path) -> None:
+    log = Log(write(tmp_path / "mine", ROWS))
+    with server([log], 0) as taken:
+        for port in (taken.server_port, 70000):
+            with pytest.raises(ValueError, match=f"port {port} cannot be had .*set --port"):
+                server([log], port)

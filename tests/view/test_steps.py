@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tests.view.logs import EOS, ROWS, row, unpack, words, write
 
+import vapo.view.steps
 from vapo.view.steps import END, Log
 
 
@@ -96,6 +97,31 @@ def test_other_tokens_are_read_by_the_runs_tokenizer(tmp_path: Path) -> None:
     assert unpack(Log(tmp_path, str(tmp_path / "model")).pack(1))[0] == header
     with pytest.raises(ValueError, match=r"no tokenizer at .*nowhere.*set --tokenizer"):
         Log(tmp_path, str(tmp_path / "nowhere")).pack(1)
+
+
+def test_a_character_of_several_tokens_is_at_the_last_of_them(tmp_path: Path) -> None:
+    euro = ["<0xE2>", "<0x82>", "<0xAC>"]
+    made = words(tmp_path, ["a", *euro, "b"], 12)  # the second response ends within a character
+    header, arrays = packed(tmp_path, [made, words(tmp_path, ["a", *euro, "b"], 8)])
+    assert texts(header, arrays) == ["a€ba€ba\ufffd", "a€ba\ufffd\ufffd"]
+    assert [header["tokens"][i] for i in arrays["tokens"][:5]] == ["a", "", "", "€", "b"]
+
+
+def test_a_character_does_not_begin_in_one_response_and_end_in_the_next(tmp_path: Path) -> None:
+    made = words(tmp_path, ["a", "<0xE2>", "<0x82>", "<0xAC>"], 2)
+    header, arrays = packed(tmp_path, [made | {"token_ids": [1, 2]}, made | {"token_ids": [3, 3]}])
+    assert texts(header, arrays) == ["\ufffd\ufffd"] * 2
+
+
+def test_the_tokenizer_may_have_code_of_its_own_if_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = words(tmp_path, ["a", "bc"], 3)
+    asked = []
+    original = vapo.view.steps.load_tokenizer
+    monkeypatch.setattr("vapo.view.steps.load_tokenizer", lambda *words: asked.append(words) or original(*words))
+    packed(tmp_path, [made])
+    (tmp_path / "resolved.yaml").write_text(f"model:\n  path: {tmp_path}/model\n  trust_remote_code: true\n")
+    packed(tmp_path, [made])
+    assert [trusted for _, trusted in asked] == [False, True]
 
 
 def test_a_token_that_stands_for_two_characters_is_no_character(tmp_path: Path) -> None:

@@ -43,12 +43,18 @@ def compare(left: Path, right: Path) -> Comparison:
             raise FileNotFoundError(f"no metrics.csv in {run}: give the folders of two runs")
     tables = [load_metrics(run).set_index("rl_step") for run in (left, right)]
     compared: list[str] = []
-    alone: list[str] = []
+    names = set(tables[0]) ^ set(tables[1])
+    alone = [f"the metric {name}" for name in sorted(repeatable(dict.fromkeys(names, 0.0)))]
+    tables = [table.drop(columns=list(names), errors="ignore") for table in tables]
     for step in sorted({int(step) for table in tables for step in table.index}):
         for kind in KINDS:
             place = f"{kind} of RL step {step}"
             mine, theirs = (_read(run, table, kind, step) for run, table in zip((left, right), tables, strict=True))
             if mine is not None and theirs is not None:
+                if kind == "rollouts":
+                    names = set(mine) ^ set(theirs)
+                    alone += sorted({f"the rollouts' {name}" for name in names}.difference(alone))
+                    mine, theirs = (_by_row(columns, names) for columns in (mine, theirs))
                 compared.append(place)
                 difference = next(differences(mine, theirs), None)
                 if difference is not None:
@@ -82,7 +88,7 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[s
 
 
 def _read(run: Path, table: pd.DataFrame, kind: str, step: int) -> dict[str, Any] | None:
-    """All values of a kind by name; None if the run has none of that step."""
+    """All values of a kind by name, the rollouts' by column; None if the run has none of that step."""
     if kind == "metrics":
         row = table.loc[step].to_dict() if step in table.index else None
         return row and {name: value for name, value in repeatable(row).items() if value == value}
@@ -91,8 +97,12 @@ def _read(run: Path, table: pd.DataFrame, kind: str, step: int) -> dict[str, Any
         return None
     if kind == "checkpoint":
         return dict(_leaves(_sharded(file) if file.is_dir() else torch.load(file, map_location="cpu", weights_only=True)))
-    rows = pd.read_parquet(file).to_dict("records")
-    return dict(_leaves({f"row {i}": row for i, row in enumerate(rows)}))
+    return pd.read_parquet(file).to_dict("list")
+
+
+def _by_row(columns: Mapping[str, list[Any]], without: set[str]) -> dict[str, Any]:
+    kept = {name: values for name, values in columns.items() if name not in without}
+    return dict(_leaves({f"row {i}": dict(zip(kept, row, strict=True)) for i, row in enumerate(zip(*kept.values(), strict=True))}))
 
 
 def _sharded(path: Path) -> dict[str, Any]:

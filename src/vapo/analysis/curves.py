@@ -46,8 +46,8 @@ def plot_training_curves(metrics: pd.DataFrame) -> Figure:
 
 
 def plot_runs(arms: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
-    """The same six panels with a curve per arm: the mean over its runs, which differ in their seed, and a band from the lowest to
-    the highest of them. The score of a single run has its 95 % interval over problems instead.
+    """The same six panels with a curve per arm: the mean over its runs, which differ in their seed, as far as all of them go, and a
+    band from the lowest to the highest of them. The score of a single run has its 95 % interval over problems instead.
 
     Args:
         arms: the `metrics.csv` of each run, by the name of the arm.
@@ -65,7 +65,7 @@ def plot_runs(arms: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
             shown = [run.set_index("rl_step")[name].dropna() for run in seeds if name in run]
             if not shown:
                 continue
-            curves = pd.concat(shown, axis=1).sort_index()
+            curves = pd.concat(shown, axis=1).sort_index().loc[: min(run.index.max() for run in shown)]  # while all runs go on
             low, high = curves.min(axis=1), curves.max(axis=1)
             if column is None and len(seeds) == 1:
                 low, high = (seeds[0].set_index("rl_step")[f"{name}_{end}95"].dropna() for end in ("low", "high"))

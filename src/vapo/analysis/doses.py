@@ -54,7 +54,7 @@ def _paired(runs: pd.DataFrame) -> pd.DataFrame:
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
     """What each arm loses at each dose, a row per dose, arm and measure: the mean over seeds, and that of the differences,
-    each with half of its 95 % interval.
+    each with half of its 95 % interval; `pairs` is the number of differences.
 
     Args:
         runs: of `by_dose`.
@@ -66,7 +66,7 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
             lost = own[f"{measure}_below"].dropna().tolist()
             below, below_half = interval(lost) if lost else (math.nan, math.nan)
             row = {"dose": dose, "arm": arm, "measure": measure, "seeds": len(own), "mean": mean, "half": half}
-            rows.append(row | {"than": own["than"].iloc[0], "below": below, "below_half": below_half})
+            rows.append(row | {"than": own["than"].iloc[0], "pairs": len(lost), "below": below, "below_half": below_half})
     return pd.DataFrame(rows)
 
 

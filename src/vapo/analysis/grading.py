@@ -1,15 +1,19 @@
 """Verdicts on answers in a file, and why: which text was read, which layer decided."""
 
-import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from vapo.types import Status
 from vapo.verifiers.extraction import find_answer
 from vapo.verifiers.forms import read
 from vapo.verifiers.math_answer import MathVerifier
+
+RIGHT, WRONG, UNKNOWN = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no"), ("", "none", "nan")  # spellings of `correct`
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from error
     if path.suffix == ".csv":
-        rows = list(csv.DictReader(text.splitlines(keepends=True)))
+        rows = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False).to_dict("records")
     else:
         for number, line in enumerate(text.split("\n"), 1):
             try:
@@ -59,7 +63,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
             except ValueError as error:
                 raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
     for number, row in enumerate(rows, 1):
-        missing = [name for name in ("response", "gold") if not isinstance(row, dict) or row.get(name) is None]
+        known = row if isinstance(row, dict) else {}
+        missing = [name for name in ("response", "gold") if known.get(name) is None or (name == "gold" and known[name] == "")]
         if missing:
             raise ValueError(f"{path}, row {number} has no {missing[0]}; each row needs response and gold")
     if not rows:
@@ -70,15 +75,19 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def truth(row: dict[str, str]) -> bool | None:
     """What the row says of the response: right, wrong, or nothing."""
     said = str(row.get("correct", "")).strip().lower()
-    if said not in ("true", "1", "yes", "false", "0", "no", "", "none"):
+    if said not in (*RIGHT, *WRONG, *UNKNOWN):
         raise ValueError(f"correct is {said!r}; write true or false")
-    return None if said in ("", "none") else said in ("true", "1", "yes")
+    return None if said in UNKNOWN else said in RIGHT
 
 
 def grade_file(path: Path, markers: Sequence[str]) -> Iterator[str]:
     """One line for each row, then a summary."""
-    rows = rows_of(path)
-    truths = [truth(row) for row in rows]
+    rows, truths = rows_of(path), []
+    for number, row in enumerate(rows, 1):
+        try:
+            truths.append(truth(row))
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
     verifier = MathVerifier(markers)
     graded = grade(verifier, [(str(row["response"]), str(row["gold"])) for row in rows])
     for number, (row, known, result) in enumerate(zip(rows, truths, graded, strict=True), 1):
@@ -90,11 +99,13 @@ def grade_file(path: Path, markers: Sequence[str]) -> Iterator[str]:
     yield f"{len(rows)} responses: " + ", ".join(
         f"{count} {status}" for status in Status if (count := sum(result.status is status for result in graded))
     )
-    if all(known is not None for known in truths):
-        yield precision_and_recall(truths, [result.status is Status.CORRECT for result in graded])
+    judged = [(known, result.status is Status.CORRECT) for known, result in zip(truths, graded, strict=True) if known is not None]
+    if judged:
+        of = "" if len(judged) == len(rows) else f"of the {len(judged)} that say whether they are correct: "
+        yield of + precision_and_recall(*zip(*judged, strict=True))
 
 
-def precision_and_recall(truths: Sequence[bool | None], accepted: Sequence[bool]) -> str:
+def precision_and_recall(truths: Sequence[bool], accepted: Sequence[bool]) -> str:
     """Of the accepted, how many are right; of the right, how many are accepted.
 
     >>> precision_and_recall([True, True, False, False], [True, False, True, False])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from vapo.analysis.doses import by_dose, effects, plot_doses
-from vapo.analysis.sweep import MEASURES, PAPER, THRESHOLDS, compare_with_paper, finished, load_sweep, separate, summarize
+from vapo.analysis.sweep import MEASURES, PAPER, THRESHOLDS, compare_with_paper, finished, load_sweep, reached, separate, summarize
 from vapo.analysis.sweep_figures import plot_accuracy, plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
 
@@ -89,7 +89,8 @@ def effect_table(found: pd.DataFrame, key: str | None = None) -> str:
         for measure in (accuracy.loc[row], last.loc[row]):
             cells.append(f"{_number(measure['mean'], 3)} ± {_number(measure['half'], 3)}")
             lost, half = measure["below"], _number(measure["below_half"], 3)
-            cells += ["" if math.isnan(lost) else f"{lost:.3f} ± {half}"] * len(below)
+            fewer = "" if measure["pairs"] == measure["seeds"] else f" ({measure['pairs']} pairs)"
+            cells += ["" if math.isnan(lost) else f"{lost:.3f} ± {half}{fewer}"] * len(below)
         cells = [accuracy.loc[row, "dose"], *cells] if key else [*cells, _number(PAPER.get(arm, math.nan), 0)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -128,6 +129,8 @@ def write_report(sources: Sequence[Path | str], out: Path | str, dose: str | Non
     if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):
         plot_baselines(curves).savefig(out / "baselines.png", dpi=110)
     parts += [markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
+    if shorter := [f"{arm} {step}" for arm, step in reached(curves).items()]:
+        parts += [f"Policy steps, of {curves['policy_step'].max():.0f}, of arms that have fewer: {', '.join(shorter)}."]
     parts += [separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):
         plot_two(curves).savefig(out / "vapo_against_dapo.png", dpi=110)

@@ -58,16 +58,19 @@ def overrides_of(run: Path) -> list[str]:
 
 
 def arm_and_seed(overrides: Sequence[str]) -> tuple[str, int]:
-    """What a run is called by its overrides, in whatever order they were given, and its seed.
+    """What a run is called by its overrides, in whatever order they were given, and its seed. Without an experiment it is VAPO's.
 
     >>> arm_and_seed(["ablation=no_clip_higher", "experiment=vapo_full", "seed=2"])
     ('no_clip_higher', 2)
     >>> arm_and_seed(["ablation=none", "experiment=vapo_full", "model.critic.head_init=zero", "data=sums_reveal", "seed=0"])
     ('vapo_full, data=sums_reveal, model.critic.head_init=zero', 0)
+    >>> arm_and_seed(["ablation=none", "seed=1"])
+    ('vapo_full', 1)
     """
     values = dict(part.partition("=")[::2] for part in overrides)
+    default = "vapo_full" if values and "algorithm" not in values else None
     seed = int(values.pop("seed", 0))
-    ablation, experiment = values.pop("ablation", "none"), values.pop("experiment", None)
+    ablation, experiment = values.pop("ablation", "none"), values.pop("experiment", default)
     names = [experiment] if ablation == "none" else [ablation] if experiment == "vapo_full" else [experiment, ablation]
     return ", ".join([*filter(None, names), *(f"{key}={value}" if value else key for key, value in sorted(values.items()))]), seed
 
@@ -122,7 +125,8 @@ def _with_base_clocks(run: pd.DataFrame) -> pd.DataFrame:
 
 
 def finished(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Leaves out the runs that were not evaluated as far as their arm's longest run: killed, diverged, or still running.
+    """Leaves out the runs that were not evaluated as far as their arm's longest run: killed, diverged, or still running. An arm
+    whose runs have all got to no policy step, where others have, is left out too.
 
     Returns:
         the rest of the table, and the names of the runs left out.
@@ -133,9 +137,15 @@ def finished(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if "score" not in curves or curves["score"].isna().all():
         raise ValueError("no run of the sweep has been evaluated yet: wait, or look at its logs")
     reached = curves["policy_step"].where(curves["score"].notna()).groupby([curves["arm"], curves["seed"]]).transform("max")
-    short = ~(reached == reached.groupby(curves["arm"]).transform("max"))
+    short = ~(reached == reached.groupby(curves["arm"]).transform("max")) | ((reached == 0) & (reached.max() > 0))
     left_out = curves.loc[short, ["arm", "seed"]].drop_duplicates().sort_values(["arm", "seed"])
     return curves[~short], [f"{row.arm}, seed {row.seed}" for row in left_out.itertuples()]
+
+
+def reached(curves: pd.DataFrame) -> dict[str, int]:
+    """The policy step of each arm's last evaluation, of those that got less far than another arm."""
+    last = curves[curves["score"].notna()].groupby("arm")["policy_step"].max()
+    return {str(arm): int(step) for arm, step in last.items() if step < last.max()}
 
 
 def interval(values: list[float]) -> tuple[float, float]:

@@ -151,10 +151,12 @@ def steps_share(curves: pd.DataFrame, arm: str = "vapo_full", other: str = "dapo
         return float("nan")
     goal, end = means[other]["score"].iloc[-1], means[other][x].iloc[-1]
     score, at = means[arm]["score"].tolist(), means[arm][x].tolist()
+    if score[0] >= goal:
+        return float(at[0] / end)
     for i in range(1, len(score)):
         if score[i] >= goal:
-            weight = 0.0 if score[i] == score[i - 1] else (goal - score[i - 1]) / (score[i] - score[i - 1])
-            return float((at[i - 1] + max(weight, 0.0) * (at[i] - at[i - 1])) / end)
+            weight = (goal - score[i - 1]) / (score[i] - score[i - 1])
+            return float((at[i - 1] + weight * (at[i] - at[i - 1])) / end)
     return float("nan")
 
 

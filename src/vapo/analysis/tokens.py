@@ -97,7 +97,8 @@ def plot_credit(response: Mapping[str, Any], credit: Mapping[str, Sequence[float
     if has_values:
         axes[0].step(range(response["length"]), response["values"], where="mid", color="black", label="V before the token")
         axes[0].plot(response["length"], response["reward"], "o", color="black", label="reward")
-    axes[0].set_title(f"{response['prompt']}  {response['status']}, the answer is {response['reference']}")
+    prompt = " ".join(response["prompt"].split())[-200:]  # the question stands last
+    axes[0].set_title(f"{prompt}  {response['status']}, the answer is {response['reference']}", parse_math=False, wrap=True)
     for name, advantage_T in credit.items():
         axes[-1].step(range(len(advantage_T)), advantage_T, where="mid", color=COLORS.get(name), label=NAMES.get(name, name))
     axes[-1].axhline(0, color="0.6", linewidth=0.8)

@@ -65,6 +65,7 @@ class Step {
       row.slip = slip ? slip[0] : null; // token index of the first slip that was not repaired
       return row;
     });
+    this.shared = template(this.prompts);
     this.longest = header.rows.length.reduce((most, length) => Math.max(most, length), 1);
     const counted = new Map();
     for (const row of this.rows) {
@@ -120,6 +121,14 @@ class Step {
     }
     return this.texts[row.number];
   }
+}
+
+function template(texts) { // the number of characters with which all begin, up to the end of a word; 0 where that says nothing
+  const [first, ...others] = texts;
+  let end = others.length ? first.length : 0;
+  for (const text of others) while (!text.startsWith(first.slice(0, end))) end--;
+  while (end > 0 && !/\s/.test(first[end - 1])) end--;
+  return end;
 }
 
 async function inflate(bytes) {

@@ -72,7 +72,7 @@ class List {
 
   problem({group, row}) {
     const element = make("div", "problem");
-    const text = this.step.prompts[row.prompt].trim().replace(/\s+/g, " ");
+    const text = this.step.prompts[row.prompt].slice(this.step.shared).trim().replace(/\s+/g, " ");
     const right = `${this.right.get(group)}/${this.step.sizes.get(group)}`;
     element.append(make("b", "", right), make("span", "clip", text.slice(0, 300)));
     element.title = text.slice(0, 1000);

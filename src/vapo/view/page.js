@@ -1,7 +1,7 @@
 // The state of the page, and everything that changes it.
 
 const listed = JSON.parse(byId("index").textContent);
-const state = {runs: listed.runs, at: 0, mode: null, step: null, row: null, other: null, shift: 0, ticket: 0};
+const state = {runs: listed.runs, at: 0, mode: null, step: null, row: null, other: null, shown: 0, shift: 0, ticket: 0};
 const two = state.runs.length > 1;
 const panes = state.runs.map((run) => new Pane(two ? run.name : null, null));
 if (two) panes[1].move = (by) => { state.shift += by; showOther(); };
@@ -16,22 +16,32 @@ function limit(mode) { // two runs share a scale
   return Math.max(...[state.step, state.other].filter((step) => step && step.has(mode)).map((step) => step.limit(mode)));
 }
 
+function place(at) { // the slider and its label
+  const steps = state.runs[0].steps;
+  state.at = at;
+  byId("step").max = steps.length - 1;
+  byId("step").value = at;
+  byId("at").textContent = `${steps[at][0]}${steps.length > 1 ? ` (${at + 1} of ${steps.length})` : ""}`;
+}
+
 async function go(at) { // to the at-th step of the first run
   const steps = state.runs[0].steps, ticket = ++state.ticket;
-  state.at = Math.max(0, Math.min(steps.length - 1, at));
+  place(Math.max(0, Math.min(steps.length - 1, at)));
   const [number, written] = steps[state.at];
-  byId("step").max = steps.length - 1;
-  byId("step").value = state.at;
-  byId("at").textContent = `${number}${steps.length > 1 ? ` (${state.at + 1} of ${steps.length})` : ""}`;
   const same = two && state.runs[1].steps.find(([other]) => other === number);
   try {
     const loaded = await Promise.all([load(0, number, written), same ? load(1, number, same[1]) : null]);
     if (ticket !== state.ticket) return; // another step was asked for meanwhile
     [state.step, state.other] = loaded;
   } catch (error) {
-    if (ticket === state.ticket) panes[0].say(`step ${number} cannot be read: ${error.message}`);
+    if (ticket !== state.ticket) return;
+    if (state.step) place(state.shown); // the list is still that step's
+    state.row = null;
+    list.show(null);
+    panes[0].say(`step ${number} cannot be read: ${error.message}`);
     return;
   }
+  state.shown = state.at;
   summarize();
   if (!state.mode || !state.step.has(state.mode)) state.mode = MODES.find((mode) => state.step.has(mode)) || MODES[0];
   state.row = null;
@@ -48,6 +58,7 @@ function summarize() {
 }
 
 function refresh() { // after a change of step or filter
+  if (!state.step) return;
   buildFilters(state.step, refresh);
   list.fill(state.step, state.mode, state.row);
   if (list.rows.includes(state.row)) return;
@@ -150,7 +161,8 @@ byId("keys").append(...KEYS.flatMap(([keys, what]) => [make("kbd", "", keys), ma
 
 const ACTIONS = {
   j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
-  n: () => move(1, (row) => row.group !== state.row.group), p: () => move(-1, (row) => row.group !== state.row.group),
+  n: () => state.row && move(1, (row) => row.group !== state.row.group),
+  p: () => state.row && move(-1, (row) => row.group !== state.row.group),
   f: () => move(1, failed), F: () => move(-1, failed),
   "[": () => go(state.at - 1), "]": () => go(state.at + 1),
   ArrowRight: () => panes[0].pin(panes[0].cursor + 1, true), ArrowLeft: () => panes[0].pin(panes[0].cursor - 1, true),

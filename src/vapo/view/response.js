@@ -40,6 +40,7 @@ class Pane {
     const find = this.find();
     this.describe(find);
     this.prompt.textContent = step.prompts[row.prompt];
+    this.prompt.scrollTop = this.prompt.scrollHeight; // a template's question stands last
     this.cursor = Math.min(row.length - 1, find.at);
     this.build();
     this.chart.show(step, row, this.horizon);
@@ -53,12 +54,13 @@ class Pane {
 
   // --- what happened ------------------------------------------------------------------------------------------------------
 
-  find() { // -> {at: the token to look at, slip, and where V falls most}
+  find() { // -> {at: the token to look at, slip, and where V falls most, null if it never falls}
     const {row} = this;
     let fall = null;
     if (this.step.raw.value && row.reward !== null) {
       fall = 0;
       for (let i = 1; i < row.length; i++) if (this.number("drop", i) > this.number("drop", fall)) fall = i;
+      if (!(this.number("drop", fall) > 0)) fall = null;
     }
     return {slip: row.slip, fall, at: row.slip !== null && row.kind !== "correct" ? row.slip : fall === null ? 0 : fall};
   }
@@ -101,11 +103,11 @@ class Pane {
     if (row.steps === null) return [];
     if (slip === null) return [row.steps.length ? "No slip is left in its steps." : "It guesses: no step is written.", also];
     const said = [make("b", "", "First slip"), " at ", this.jump(slip)];
-    if (fall === null) return [...said, `.${also}`];
+    if (!this.step.raw.value || row.reward === null) return [...said, `.${also}`];
     const results = row.steps.map(([at]) => at), drop = this.number("drop", slip);
     const rank = 1 + results.filter((at) => this.number("drop", at) > drop).length;
     // after the last token the reward takes V's place
-    const seen = fall >= slip && fall < (results.find((at) => at > slip) || row.length - 1);
+    const seen = fall !== null && fall >= slip && fall < (results.find((at) => at > slip) || row.length - 1);
     const when = fall === slip ? "" : ` ${tokens(fall - slip)} later`;
     const verdict = make("b", seen ? "seen" : "unseen", seen ? `The critic saw it${when}.` : "The critic did not single it out.");
     const change = `V ${digits(this.number("value", slip))} → ${digits(this.after(slip))}`;

@@ -18,6 +18,9 @@ def server(logs: Sequence[Log], port: int, steps: Sequence[int] | None = None) -
     Args:
         port: 0 for any that is free.
         steps: RL steps; None for all, also those that a run has yet to write.
+
+    Raises:
+        ValueError: the port cannot be had.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,4 +53,7 @@ def server(logs: Sequence[Log], port: int, steps: Sequence[int] | None = None) -
         def log_message(self, format: str, *args: object) -> None:
             pass  # a page that follows a run asks every few seconds
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"port {port} cannot be had ({error}): set --port to another, or to 0 for any that is free") from error

@@ -22,8 +22,11 @@ NEEDED = {"group", "prompt", "response", "reference", "answer", "status", "rewar
 END = "<end>"  # shown for a token without text, where the text is one character a token
 _PROBLEM = re.compile(r"(?<![\d+-])\d(?:[+-]\d)+(?:\(\d\)(?:[+-]\d)*)?(?![\d+(-])", re.ASCII)
 
+NO_TEXT = "\ufffd"  # how tokenizers write a part of a character
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,23 @@ class Log:
         file = self.files()[step]
         return pack(file, lambda: self._decode(file), level)
 
-    def _decode(self, file: Path) -> Callable[[int], str]:
-        """Text of one token by the run's tokenizer."""
+    def _decode(self, file: Path) -> Decode:
+        """Text of tokens by the run's tokenizer."""
         config = file.parent.parent / "resolved.yaml"
-        name = self.tokenizer or (yaml.safe_load(config.read_text())["model"]["path"] if config.is_file() else None)
+        model = yaml.safe_load(config.read_text())["model"] if config.is_file() else {}
+        name = self.tokenizer or model.get("path")
         if name is None:
             raise ValueError(f"{file} does not say how its tokens read, and has no run beside it: set --tokenizer to the model")
         try:
-            tokenizer = load_tokenizer(name)
+            tokenizer = load_tokenizer(name, bool(model.get("trust_remote_code")))
         except OSError as error:
             raise ValueError(f"no tokenizer at {name}, for {file}: set --tokenizer to a folder or hub name") from error
         anchor = tokenizer.encode("a", add_special_tokens=False)  # without a token before it, some decoders drop a token's blank
         start = len(tokenizer.decode(anchor))
-        return lambda token: str(tokenizer.decode([*anchor, token], clean_up_tokenization_spaces=False))[start:]
+        return lambda tokens: str(tokenizer.decode([*anchor, *tokens], clean_up_tokenization_spaces=False))[start:]
 
 
-def pack(file: Path, decoder: Callable[[], Callable[[int], str]], level: int = 6) -> bytes:
+def pack(file: Path, decoder: Callable[[], Decode], level: int = 6) -> bytes:
     """One step, gzipped: the length of a header in 4 bytes (little-endian), the header as JSON, the per-token arrays.
 
     The header has `arrays` ([name, type, entries] in their order; every array starts at a multiple of 4 bytes after the header),
@@ -85,7 +89,7 @@ def pack(file: Path, decoder: Callable[[], Callable[[int], str]], level: int = 6
 
     Args:
         file: of the rollout log.
-        decoder: makes the function that gives a token's text; called only where a token is not one character of the response.
+        decoder: makes the function that gives tokens' text; called only where a token is not one character of the response.
         level: of gzip.
 
     Raises:
@@ -104,14 +108,17 @@ def pack(file: Path, decoder: Callable[[], Callable[[int], str]], level: int = 6
     distinct, index_R = np.unique(ids_R, return_inverse=True)
     texts = _characters(ids_R, lengths, rows["response"])
     truth = [sums_truth(*row) if texts else None for row in zip(rows["prompt"], rows["reference"], rows["response"], strict=True)]
-    decode = texts.__getitem__ if texts else decoder()
+    if texts:
+        tokens = [texts[token] for token in distinct.tolist()]
+    else:
+        tokens, index_R = _decoded(distinct, index_R, lengths, decoder())
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(rows["prompt"]))}
-    small = np.uint8 if len(distinct) <= 256 else np.uint16 if len(distinct) <= 65536 else np.uint32
+    small = np.uint8 if len(tokens) <= 256 else np.uint16 if len(tokens) <= 65536 else np.uint32
     arrays = {"tokens": index_R.astype(small)} | {name: x_R.astype(np.float16) for name, x_R in _numbers(table, lengths).items()}
     del rows["response"]
     header = {
         "arrays": [[name, x_R.dtype.name, len(x_R)] for name, x_R in arrays.items()],
-        "tokens": [decode(token) for token in distinct.tolist()],
+        "tokens": tokens,
         "prompts": list(prompts),
         "rows": rows
         | {
@@ -163,6 +170,26 @@ def _characters(ids_R: NDArray[Any], lengths: Ints, responses: Sequence[str]) ->
     pairs = np.unique(np.stack([ids_R[speaks].astype(np.int64), codes.astype(np.int64)]), axis=1).T.tolist()
     texts = {token: chr(code) for token, code in pairs}
     return {int(token): END for token in np.unique(ids_R)} | texts if len(texts) == len(pairs) else None
+
+
+def _decoded(distinct: NDArray[Any], index_R: NDArray[Any], lengths: Ints, decode: Decode) -> tuple[list[str], NDArray[Any]]:
+    """The tokens' texts, and which of them is where. Where a character is written with several tokens, none of which is text of its
+    own, the last of them gets the character and the others nothing."""
+    texts = [decode([token]) for token in distinct.tolist()]
+    broken = np.array([NO_TEXT in text for text in texts])
+    joined: dict[str, int] = {}  # further texts, and their places after the others
+    index_R = index_R.copy()
+    ends = set(lengths.cumsum().tolist())
+    piece: list[int] = []
+    for at in np.flatnonzero(broken[index_R]).tolist():
+        if piece and (at != piece[-1] + 1 or at in ends):
+            piece = []
+        piece.append(at)
+        whole = decode(distinct[index_R[piece]].tolist())
+        if NO_TEXT not in whole:
+            index_R[piece] = [joined.setdefault(text, len(texts) + len(joined)) for text in [*[""] * (len(piece) - 1), whole]]
+            piece = []
+    return [*texts, *joined], index_R
 
 
 def sums_truth(prompt: str, reference: str, response: str) -> tuple[list[tuple[int, int]], int | None] | None:

@@ -164,6 +164,13 @@ def test_a_resumed_run_takes_its_old_log_probabilities_where_it_took_them(uninte
     assert metrics(tmp_path / "stricter")["engine/logprob_gap_mean"].notna().sum() == 1
 
 
+def test_a_run_resumed_in_another_precision_takes_them_from_the_actor(tmp_path: Path) -> None:
+    run(tmp_path, *SETTINGS, "module.policy_steps=2")
+    resume(tmp_path, "module.policy_steps=3", "trainer.precision=bf16-mixed")
+    gaps = metrics(tmp_path)["engine/logprob_gap_mean"].dropna()
+    assert len(gaps) == 1 and gaps.iloc[0] > 1e-4
+
+
 def test_a_full_disk_leaves_the_configuration_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, *SETTINGS, "module.policy_steps=2")
     whole, write = (tmp_path / "config.yaml").read_text(), Path.write_text

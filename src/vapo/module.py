@@ -239,7 +239,7 @@ class RLModule(LightningModule):
     @property
     def is_last_step(self) -> bool:
         """The step just finished was the last: `policy_steps` are done, or the trainer's `max_steps` of RL steps."""
-        return self.policy_step >= self.policy_steps or self.rl_step == self.trainer.max_steps
+        return self.policy_step >= self.policy_steps or (0 <= self.trainer.max_steps <= self.rl_step)
 
     def record(self, metrics: dict[str, float]) -> None:
         """Logs metrics at the current RL step at once, so that the logs are never behind a checkpoint."""

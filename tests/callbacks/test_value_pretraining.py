@@ -132,10 +132,18 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("algorithm.clip_value=0.1", "training"),
         ("module.max_grad_norm=0.5", "training"),
         ("trainer.precision=bf16-mixed", "precision"),
-        ("model.dtype=bfloat16", "precision"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
             run(tmp_path / change.split("=")[0], file, change)
+
+
+def test_a_critic_of_another_seed_is_taken_with_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
+    run(tmp_path / "first", file)
+    for folder, seed, warned in (("again", 0, 0), ("other", 1, 1)):
+        recwarn.clear()
+        run(tmp_path / folder, file, f"seed={seed}")
+        assert sum("is of seed 0, this run of 1" in str(warning.message) for warning in recwarn) == warned
 
 
 def test_zero_steps_turn_it_off(tmp_path: Path) -> None:

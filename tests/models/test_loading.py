@@ -165,7 +165,7 @@ def test_every_size_has_a_model_config():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LoadOptions(dtype="fp8"), "set it to float32, bfloat16 or float16"),
+        (lambda: LoadOptions(dtype="float16"), "set it to float32, or to bfloat16"),
         (lambda: LoRA(rank=0), r"set model\.lora\.rank to 1 or more"),
         (lambda: LoRA(alpha=0), "alpha above 0"),
         (lambda: LoRA(dropout=1.0), r"dropout in \[0, 1\)"),

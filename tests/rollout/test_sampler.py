@@ -80,7 +80,23 @@ def test_a_seed_changes_with_each_of_its_keys():
     assert max(seeds) > 2**61
 
 
-def test_a_truncated_response_is_no_answer_and_never_verified(tokenizer):
+@pytest.mark.parametrize(
+    ("text", "judged"),
+    [
+        ("so\nAnswer: 3\nand then I went on", "so\nAnswer: 3\n"),
+        ("so\nAnswer: 3", "so\n"),  # it may have been 37
+        ("Answer: 3", None),
+        ("", None),
+    ],
+)
+def test_a_truncated_response_is_judged_by_its_whole_lines(text, judged, tokenizer, monkeypatch):
+    monkeypatch.setattr(Sampler, "decode", lambda self, token_ids: text)
+    rollouts, _, verifier = run(tokenizer, [complete(tokenizer, "A3", finished=False)], PROMPTS[:1], 1)
+    assert [response for response, _ in verifier.calls] == ([] if judged is None else [judged])
+    assert (rollouts[0].verdict == Verdict(Status.NO_ANSWER)) == (judged is None) and not rollouts[0].completion.finished
+
+
+def test_a_truncated_line_is_no_answer_and_never_verified(tokenizer):
     rollouts, _, verifier = run(tokenizer, [complete(tokenizer, "A3", finished=False), complete(tokenizer, "A3!")])
     assert [rollout.verdict for rollout in rollouts[::2]] == [Verdict(Status.NO_ANSWER)] * 3
     assert [reference for _, reference in verifier.calls] == ["3", "8", "4"]

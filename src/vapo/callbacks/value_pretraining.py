@@ -6,6 +6,7 @@ held-out rollouts stops rising. No rollout of the frozen policy reaches an actor
 """
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ class ValuePretraining(Callback):
         state = {
             "key": self.key,
             "run": str(trainer.default_root_dir),
+            "seed": module.seed,
             "clock": {name: getattr(module, name) for name in ("rl_step", "critic_updates", "rollouts_sampled")},
             "datamodule": module.datamodule.state_dict(),
             "critic": critic,
@@ -185,6 +187,13 @@ class ValuePretraining(Callback):
             raise ValueError(
                 f"the pretrained critic in {self.critic_file} was made with another {', '.join(differs)}; "
                 "set callbacks.value_pretraining.critic_file to another path, or to null"
+            )
+        if rank() == 0 and state.get("seed", module.seed) != module.seed:
+            warnings.warn(
+                f"the critic in {self.critic_file} is of seed {state['seed']}, this run of {module.seed}: value pretraining then "
+                "adds nothing to what differs between seeds. For a critic each, put ${seed} into "
+                "callbacks.value_pretraining.critic_file",
+                stacklevel=2,
             )
         set_state_dict(
             module.critic,

@@ -28,8 +28,9 @@ def merged_weights(model: nn.Module, gather: bool = True, dtype: torch.dtype | N
             continue
         parent, _, leaf = name.rpartition(".base_layer.")
         if parent:
-            delta = layers[parent].get_delta_weight("default") if leaf == "weight" else 0.0  # type: ignore[operator]
-            name, weight = f"{parent}.{leaf}", weight + delta
+            with torch.autocast(weight.device.type, enabled=False):  # the same weights, whoever asks
+                delta = layers[parent].get_delta_weight("default") if leaf == "weight" else 0.0  # type: ignore[operator]
+                name, weight = f"{parent}.{leaf}", weight + delta
         weight = weight if dtype is None else weight.to(dtype)
         yield name, full(weight) if gather else weight
 

@@ -46,6 +46,9 @@ class LoRA:
         targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)  # type: ignore[arg-type]
         inject_adapter_in_model(config, model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # the adapters; the frozen weights may be of less precision
+                parameter.data = parameter.data.float()
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class LoadOptions:
     lora: LoRA = LoRA()
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"model.dtype is {self.dtype}; set it to float32, bfloat16 or float16")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype is {self.dtype}; set it to float32, or to bfloat16 for weights that do not train")
 
     def load(self, auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
         """`auto_class.from_pretrained(path)` with these options."""

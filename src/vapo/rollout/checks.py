@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vapo.algorithms import PolicyGradient
-from vapo.types import Completion, SamplingParams
+from vapo.types import Completion, Request, SamplingParams
 
 if TYPE_CHECKING:
     from vapo.rollout.engine import Engine  # imports transformers, and settings are checked before
@@ -73,6 +73,21 @@ def check_engine(engine: "Engine", prefetch: bool, actor_is_sharded: bool) -> No
     if prefetch and not (engine.own_weights or actor_is_sharded):
         raise ValueError(
             "rollout.prefetch=1 generates while the actor trains: set rollout.engine.own_weights=true, or rollout=vllm"
+        )
+
+
+def check_length(requests: Sequence[Request], sampling: SamplingParams, most: int, setting: str) -> None:
+    """Raises ValueError if an engine that holds `most` tokens of prompt and response could not answer a request to its limit.
+
+    Args:
+        setting: what makes the engine hold more.
+    """
+    longest = max((len(request.prompt_ids) for request in requests), default=0)
+    if longest + sampling.max_new_tokens > most:
+        shorter = f", or max_new_tokens to {most - longest} or less" if most > longest else ""
+        raise ValueError(
+            f"a prompt of {longest} tokens and a response of up to {sampling.max_new_tokens} do not fit into the engine's {most}: "
+            f"set {setting} to {longest + sampling.max_new_tokens} or more{shorter}"
         )
 
 

@@ -66,7 +66,8 @@ class Sampler:
             check_faults: raise if the verifier failed on too many.
 
         Returns:
-            B = P * G rollouts, prompt after prompt. A response cut at the length limit is NO_ANSWER, unverified.
+            B = P * G rollouts, prompt after prompt. A response cut at the length limit is judged by its whole lines: an answer on
+            the line that was cut may be a part of one.
         """
         rollouts = self._gather(lambda: self._generate(prompts, group_size, sampling, seed, rl_step))
         if check_faults:
@@ -98,15 +99,17 @@ class Sampler:
 
         def verify(i: int, completion: Completion) -> None:
             self.watch(next(done), len(requests))
-            if completion.finished:
-                verdicts[i] = self.verifier.submit(self.decode(completion.token_ids), prompts[assignments[i][0]].reference)
+            text = self.decode(completion.token_ids)
+            whole = text if completion.finished else text[: text.rfind("\n") + 1]
+            if completion.finished or whole:
+                verdicts[i] = self.verifier.submit(whole, prompts[assignments[i][0]].reference)
 
         with self.context():
             completions = self.engine.generate(requests, sampling, verify)
         check_completions(completions, len(requests), sampling.max_new_tokens)
         rollouts = []
         for i, completion in enumerate(completions):
-            verdict = verdicts[i].result() if completion.finished else Verdict(Status.NO_ANSWER)
+            verdict = verdicts[i].result() if i in verdicts else Verdict(Status.NO_ANSWER)
             group = assignments[i][0]
             rollouts.append(Rollout(prompts[group], group, completion, verdict))
         return rollouts

@@ -44,6 +44,18 @@ def slow(seconds):
     return fault
 
 
+def when(condition):
+    """Answers only then; the limit ends a test that failed."""
+
+    def fault(server, reply):
+        limit = time.monotonic() + 60
+        while not condition() and time.monotonic() < limit:
+            time.sleep(0.01)
+        return 200, json.dumps(reply)
+
+    return fault
+
+
 def die(server, reply):
     server.die()
     raise ConnectionError

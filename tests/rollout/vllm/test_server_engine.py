@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from tests.rollout.vllm.fake_server import EOS, FAULTS, MAX_TOKENS, FakeServer, slow
+from tests.rollout.vllm.fake_server import EOS, FAULTS, MAX_TOKENS, FakeServer, slow, when
 
 from vapo.models.actor import Actor
 from vapo.rollout.torch_engine import TorchEngine
@@ -99,11 +99,12 @@ def test_the_work_is_shared_and_a_prompts_responses_stay_together(engine):
     assert len(set(prompts[0]) & set(prompts[1])) <= 1  # the last group may be shared by who is free
 
 
-def test_a_response_ends_where_the_servers_context_does(engine):
+def test_a_response_that_might_not_fit_into_the_servers_context_is_refused(engine):
     made, _ = engine(1, deadline_seconds=30)
-    prompt = tuple(2 + i % 15 for i in range(MAX_TOKENS - 5))
-    for completion in generate(made, [Request(prompt, seed) for seed in range(4)], SamplingParams(max_new_tokens=50)):
-        assert len(completion.token_ids) == 5 or completion.finished
+    requests = [Request((2, 3), 0), Request(tuple(2 + i % 15 for i in range(MAX_TOKENS - 5)), 1)]
+    assert len(generate(made, requests, SamplingParams(max_new_tokens=5))) == 2
+    with pytest.raises(ValueError, match=r"set max_tokens of serve\.py to 445 or more, or max_new_tokens to 5 or less"):
+        generate(made, requests, SamplingParams(max_new_tokens=50))
 
 
 def test_a_proxy_of_the_environment_is_not_used(engine, undisturbed, monkeypatch):
@@ -233,13 +234,14 @@ def test_a_server_whose_sync_broke_off_is_not_trusted_by_its_label(engine, mini_
     move(mini_model)
     assert made.load_weights(Actor(mini_model), 1)["engine/servers"] == 1 and ill.label == well.label == made.label
     asked = len(ill.asked)
+    well.script = [when(lambda: ill.labels.count(made.label) == 2)]  # it is tried again, and fails again
     generate(made)
-    assert len(ill.asked) == asked and ill.labels.count(made.label) == 2  # it was tried again, and failed again
+    assert len(ill.asked) == asked and ill.labels.count(made.label) == 2
     ill.empties_its_cache = True
     made.fleet.due = dict.fromkeys(made.fleet.due, 0.0)
-    well.script = [slow(0.5)] * 2
+    well.script = [when(lambda: len(made.fleet.live) == 2)]
     generate(made)
-    assert len(ill.asked) > asked and ill.labels.count(made.label) == 3 and len(made.fleet.live) == 2
+    assert len(ill.asked) > asked and ill.labels.count(made.label) == 3
 
 
 def test_a_weight_sync_that_reaches_no_server_stops(engine, mini_model):

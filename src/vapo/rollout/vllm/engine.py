@@ -18,6 +18,7 @@ from vapo.distributed.ranks import raise_on_all_ranks, rank, world_size
 from vapo.distributed.sharding import checksum, checksums
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
+from vapo.rollout.checks import check_length
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.vllm.options import check_version, environment, options, parameters
 from vapo.rollout.vllm.weight_check import (
@@ -173,6 +174,7 @@ class VLLMEngine:
             raise RuntimeError("generate was called before load_weights")
         if sampling.stop and not self.reads_text:
             raise ValueError("vLLM was started without its tokenizer, which stop strings need: set rollout.engine.stop to them")
+        check_length(requests, sampling, self.llm.llm_engine.model_config.max_model_len, "rollout.engine.max_tokens")
         self._wake()
         return self._generate(requests, sampling, self.eos_token_ids, on_finish)
 

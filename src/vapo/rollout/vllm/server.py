@@ -89,7 +89,7 @@ class Server:
         }
         route = "inference/v1/generate"
         reply = await self._call(session, route, body, seconds)
-        longest = min(sampling.max_new_tokens, self.max_tokens - len(request.prompt_ids))
+        longest = sampling.max_new_tokens
         return self._read(reply, route, lambda reply: read_completion(reply, longest, expected))  # type: ignore[no-any-return]
 
     # --- HTTP ----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from vapo.distributed.ranks import barrier, gather_lists, raise_on_all_ranks, ra
 from vapo.distributed.sharding import checksum
 from vapo.models.actor import Actor
 from vapo.models.export import merged_weights
+from vapo.rollout.checks import check_length
 from vapo.rollout.engine import check_eos, ignore
 from vapo.rollout.vllm.dispatch import Dispatch, Fleet
 from vapo.rollout.vllm.options import checked_token
@@ -244,6 +245,8 @@ class ServerEngine:
         """See `Engine`. Raises TimeoutError if no server is left, ValueError if a request cannot be answered."""
         if self.actor is None or self.weights_version < 0:
             raise RuntimeError("generate was called before load_weights")
+        for server in self.fleet.synced:
+            check_length(requests, sampling, server.max_tokens, "max_tokens of serve.py")
         return asyncio.run(self._generate(self.actor, requests, sampling, on_finish))
 
     async def _generate(

@@ -2,8 +2,8 @@
 
 python -m benchmarks.answers [FILE ...] [--sets FOLDER] [--all]
 
-A file is JSONL with response, gold, correct, kind. Every gold of a set (FOLDER/*.jsonl with a column answer) is put into several
-styles of response, which must be right, and so must none of its neighbours (one more, ten times, negative, half).
+A file is JSONL with response, gold, correct, and perhaps kind. Every gold of a set (FOLDER/*.jsonl with a column answer) is put
+into several styles of response, which must be right, and so must none of its neighbours (one more, ten times, negative, half).
 """
 
 import argparse
@@ -36,7 +36,7 @@ STYLES = (
 
 def of_file(path: Path) -> list[Pair]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [(row["response"], row["gold"], bool(row["correct"]), row["kind"]) for row in rows]
+    return [(row["response"], row["gold"], bool(row["correct"]), row.get("kind", "all")) for row in rows]
 
 
 def of_set(path: Path) -> list[Pair]:

@@ -1,11 +1,12 @@
 """Kill -9 at random moments, then resume: does the run end as the uninterrupted one did, bit for bit?
 
-python -m benchmarks.kills 50 logs/kills 0        (trials, folder, seed; about 20 minutes on two cores)
+python -m benchmarks.kills [--trials 50] [--folder logs/kills] [--seed 0]        (about 20 minutes on two cores)
 
-Each trial kills one rank, all ranks, or all ranks while a checkpoint is being written; one plain process and two sharded ranks in
-turn. Writes a row per trial to <folder>/kills.csv.
+What an earlier call left in the folder is removed. Each trial kills one rank, all ranks, or all ranks while a checkpoint is being
+written; one plain process and two sharded ranks in turn. Writes a row per trial to <folder>/kills.csv.
 """
 
+import argparse
 import os
 import random
 import shutil
@@ -54,6 +55,8 @@ def differences(folder: Path, whole: Path) -> list[str]:
 
 def main(trials: int, root: Path, seed: int) -> None:
     rng, rows, seconds = random.Random(seed), [], {}
+    if root.exists() and any(root.iterdir()) and not (root / "whole_1").exists():
+        sys.exit(f"{root} holds something else: set --folder to a new one")
     shutil.rmtree(root, ignore_errors=True)
     for ranks, trainer in TRAINER.items():
         folder = root / f"whole_{ranks}"
@@ -76,4 +79,9 @@ def main(trials: int, root: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]).absolute(), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--folder", type=Path, default=Path("logs/kills"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    main(arguments.trials, arguments.folder.absolute(), arguments.seed)

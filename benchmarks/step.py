@@ -46,6 +46,8 @@ def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path
     Args:
         cores: 1, or 2: mini's critic and actor side by side, two threads for each operation of a larger model.
     """
+    if cores not in (1, 2):
+        raise ValueError(f"--cores {cores}: give 1 or 2")
     folder.mkdir(parents=True)
     file, mini = folder / "steps.json", "assets" in model.parts
     settings = {

@@ -6,7 +6,8 @@
 #   when_success_is_rare, when_guesses
 #                                              a technique with and without it, at four values of what it is for
 #   main, added, fresh, extra                  the first study
-# A run that fails stops no other; the script then ends with an error, after its report.
+# A run that fails stops no other; the script then ends with an error, after its report, which is in the sweep's folder or in OUT.
+# What docs/results/ keeps is joined from several sessions: report.py docs/results/X/curves.csv FOLDER --out docs/results/X.
 set -uo pipefail
 piece=${1:?say which piece: the first lines of this script list them}
 folder=logs/train/multiruns/study_$piece
@@ -72,8 +73,7 @@ policy='no_clip_higher,no_token_level_loss,no_positive_example_lm_loss,no_group_
 case $piece in
   safe) # the default run, whole: 20 seeds on each instruction set that torch knows here
     for instructions in default avx2 avx512; do
-      ATEN_CPU_CAPABILITY=$instructions run experiment=vapo_full "seed=range(300,320)" \
-        "hydra.sweep.subdir=instructions\=$instructions\,seed\=\${seed}"
+      ATEN_CPU_CAPABILITY=$instructions run experiment=vapo_full "seed=range(300,320)" +instructions=$instructions # a name, read by no one
     done
     ;;
   baselines) # the default run and the four baselines; README's figure
@@ -164,5 +164,5 @@ case $piece in
     ;;
   *) echo "no piece $piece: the first lines of this script list them" >&2; exit 1 ;;
 esac
-$python src/report.py "$folder" --out docs/results/"$piece" ${dose:+--dose "$dose"} || failed=1
+$python src/report.py "$folder" --out "${OUT:-$folder/report}" ${dose:+--dose "$dose"} || failed=1
 exit $failed

@@ -28,5 +28,7 @@ def test_every_job_of_a_piece_has_a_configuration(piece: str, tmp_path: Path) ->
     for script, *words in made:
         if script in ("src/train.py", "src/pretrain.py"):
             compose_like(Path(script).stem, [re.sub(r"^seed=.*,.*", "seed=0", word) for word in words], tmp_path)
+    sweeps = [[word for word in words if "hydra" not in word] for script, *words in made if script == "src/train.py"]
+    assert len({" ".join(words) for words in sweeps}) == len(sweeps), "two sweeps whose runs nothing tells apart"
     *_, report = made
     assert report[0] == "src/report.py" and report[1] in {word.removeprefix("hydra.sweep.dir=") for call in made for word in call}

@@ -67,7 +67,7 @@ def arm_and_seed(overrides: Sequence[str]) -> tuple[str, int]:
     >>> arm_and_seed(["ablation=none", "seed=1"])
     ('vapo_full', 1)
     """
-    values = dict(part.partition("=")[::2] for part in overrides)
+    values = dict(part.lstrip("+").partition("=")[::2] for part in overrides)
     default = "vapo_full" if values and "algorithm" not in values else None
     seed = int(values.pop("seed", 0))
     ablation, experiment = values.pop("ablation", "none"), values.pop("experiment", default)

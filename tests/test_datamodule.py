@@ -73,6 +73,18 @@ def test_a_restored_cursor_continues_exactly():
     assert seen + batches(second, 2) == batches(make(), 5)
 
 
+def test_ranks_with_different_problems_are_refused(monkeypatch):
+    class Fixed(NamedSource):
+        def fingerprint(self):
+            return "mine"
+
+    datamodule = make(source=Fixed())
+    datamodule.setup("fit")
+    monkeypatch.setattr("vapo.datamodule.gather_lists", lambda part: [*part, {"problems": "another's"}])
+    with pytest.raises(ValueError, match="ranks have different problems"):
+        datamodule.setup("fit")
+
+
 def test_prompts_fetched_but_not_consumed_come_again():
     first = make()
     stream = iter(first.train_dataloader())

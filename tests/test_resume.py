@@ -5,12 +5,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from tests.runs import metrics, resume, run
 
 from vapo.callbacks import rl_checkpoint
 from vapo.callbacks.aime_evaluation import AIMEEvaluation
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
-from vapo.checkpoints import DIGESTS
+from vapo.checkpoints import DIGESTS, saved_checkpoints
 from vapo.module import RLModule
 
 SETTINGS = (
@@ -162,6 +163,12 @@ def test_a_resumed_run_takes_its_old_log_probabilities_where_it_took_them(uninte
     resume(tmp_path / "stricter", "module.policy_steps=4", "callbacks.self_test.equal_gap=null")  # never, from now on
     assert "engine/logprob_gap_mean" not in metrics(tmp_path / "skipped")
     assert metrics(tmp_path / "stricter")["engine/logprob_gap_mean"].notna().sum() == 1
+
+
+def test_a_run_that_lightnings_timer_stops_has_saved_its_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage="train": 1e9 if self.start_time() else 0.0)  # with the first step
+    run(tmp_path, *SETTINGS, "callbacks.rl_checkpoint.every_n_steps=100", "+trainer.max_time=00:01:00:00")
+    assert [path.name for path in saved_checkpoints(tmp_path / "checkpoints")] == ["step_000001.ckpt"]
 
 
 def test_a_run_resumed_in_another_precision_takes_them_from_the_actor(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vapo.data.dataset_prompts import DatasetPrompts
 from vapo.data.prompts import PromptSource
+from vapo.distributed.ranks import gather_lists
 from vapo.rollout.checks import check_groups
 from vapo.types import Prompt
 from vapo.verifiers.base import Verifier
@@ -72,6 +73,15 @@ class PromptDataModule(LightningDataModule):
         check_groups(self.rollouts_per_step, group_size)
         self.group_size, self.prompts_per_step = group_size, self.rollouts_per_step // group_size
 
+    def setup(self, stage: str) -> None:
+        """Raises ValueError if ranks have different problems: they would take each other's responses for those to their own."""
+        prints = gather_lists([self._fingerprint])
+        if any(other != prints[0] for other in prints):
+            raise ValueError(
+                "ranks have different problems: set PYTHONHASHSEED=0 in the environment (reasoning-gym), give all of them the same "
+                "files, or raise data.verifier.timeout if a verifier read an answer on some of them only"
+            )
+
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(_Prompts(self), batch_sampler=_CursorSampler(self), collate_fn=list, num_workers=0)
 
@@ -109,13 +119,15 @@ class PromptDataModule(LightningDataModule):
         if "problems" in state_dict and state_dict["problems"] != self._fingerprint.get("problems"):
             raise ValueError(
                 "the problems, their answers or the template have changed since the checkpoint was written: put the files of "
-                "data.path, data.benchmark_path and data.source.template back, or start a new run from this one's export"
+                "data.path, data.benchmark_path and data.source.template back (reasoning-gym: its settings, and PYTHONHASHSEED=0), "
+                "or start a new run from this one's export"
             )
         self.cursor = state_dict["cursor"]
 
     @cached_property
     def _fingerprint(self) -> dict[str, str]:
-        return {"problems": self.source.fingerprint()} if isinstance(self.source, DatasetPrompts) else {}
+        known = getattr(self.source, "fingerprint", None)  # running sums depend on nothing but their settings
+        return {"problems": known()} if known else {}
 
 
 class _Prompts(Dataset[Prompt]):

@@ -1,6 +1,7 @@
 """reasoning-gym's problems through the real configuration, and its scores in a worker."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hydra.errors import InstantiationException
@@ -28,6 +29,19 @@ def test_training_held_out_and_benchmark_problems_have_numbers_of_their_own(data
     assert numbers["benchmark"] == set(range(5))
     assert not numbers["training"] & numbers["held out"] and not numbers["benchmark"] & (numbers["training"] | numbers["held out"])
     assert source.prompt(3, 0) == source.prompt(3, 0) != source.prompt(3, 1)
+
+
+def test_problems_that_changed_are_noticed(datamodule, tmp_path, monkeypatch):
+    """As those of a generator that iterates over sets do in another process."""
+    saved = datamodule.state_dict()
+    again = instantiate(config_for(tmp_path, *EASY).data)
+    again.setup("fit")
+    again.load_state_dict(saved)
+    other = instantiate(config_for(tmp_path, *EASY).data)
+    make = other.source._make
+    monkeypatch.setattr(other.source, "_make", lambda index, number: replace(make(index, number), text=f"another {number}"))
+    with pytest.raises(ValueError, match="PYTHONHASHSEED=0"):
+        other.load_state_dict(saved)
 
 
 def test_what_the_benchmark_asks_is_not_trained_on(tmp_path):

@@ -6,13 +6,14 @@ import pytest
 import torch
 from tests.conftest import FAMILIES, spread
 from tests.runs import CONFIGS
+from tests.tokenizers import CHATML, make_tokenizer
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from vapo.micro_batches import micro_batches
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
-from vapo.models.loading import SIZES, LoadOptions, LoRA, without_weights
+from vapo.models.loading import SIZES, LoadOptions, LoRA, check_same_tokens, without_weights
 from vapo.rollout.collate import collate
 
 REWARD_FORMATS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -135,6 +136,27 @@ def test_remote_code_runs_only_if_asked_for(folder):
     LoadOptions().load(Spy, str(folder / "base"))
     LoadOptions(trust_remote_code=True).load(Spy, str(folder / "base"))
     assert asked == [False, True]
+
+
+def test_adapters_and_critics_heads_are_float32_on_frozen_bfloat16_weights(folder, batch):
+    options = LoadOptions(dtype="bfloat16", lora=LoRA(rank=2))
+    path = str(folder / "base")
+    actor, critic = Actor.from_pretrained(path, loading=options), Critic.from_pretrained(path, "zero", loading=options)
+    for network in (actor, critic):
+        trained = {p.dtype for p in network.parameters() if p.requires_grad}
+        assert trained == {torch.float32} and torch.bfloat16 in {p.dtype for p in network.parameters()}
+    actor_gradients(actor, batch)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in actor.parameters() if p.requires_grad)
+
+
+def test_a_critic_that_reads_other_tokens_is_refused(tmp_path):
+    for name, special in (("policy", {}), ("same", {"chat": CHATML}), ("other", {"bos": "<s>"})):
+        make_tokenizer(**special).save_pretrained(tmp_path / name)
+    policy = str(tmp_path / "policy")
+    check_same_tokens(policy, str(tmp_path / "same"))
+    check_same_tokens(policy, str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match=r"reads other tokens than the policy .* set model.critic.path"):
+        check_same_tokens(policy, str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class RLCheckpoint(Callback):
         self._asked_to_go = 0  # by this signal
         self._last_save = time.monotonic()
         self._unfinished: str | None = None  # name of the checkpoint that is being written
+        self._unsaved = False  # whether a step was made since the last
         self._random_state: dict[str, Any] | None = None  # this rank's state from a checkpoint, until the first step
 
     def setup(self, trainer: Trainer, module: RLModule, stage: str) -> None:
@@ -91,6 +92,7 @@ class RLCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
         going = sum_over_ranks(torch.tensor(float(self._asked_to_go > 0))) > 0
+        self._unsaved = True
         if module.rl_step % self.every_n_steps == 0 or trainer.should_stop or going:
             started = time.monotonic()
             with module.clock.phase("checkpoint"):
@@ -104,6 +106,12 @@ class RLCheckpoint(Callback):
                 requeue()
             started_here = trainer.strategy.launcher is not None and rank() != 0  # Lightning kills rank 0 if one of these fails
             raise SystemExit(0 if started_here else 128 + (self._asked_to_go or signal.SIGTERM))
+
+    def on_train_end(self, trainer: Trainer, module: RLModule) -> None:
+        """Saves what nobody knew to be the last step: Lightning's timer (`trainer.max_time`) stops the run after all callbacks."""
+        if self._unsaved:
+            self._save(trainer, module)
+        self._finish(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: RLModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["random_states"] = gather_lists([random_state()])
@@ -131,7 +139,7 @@ class RLCheckpoint(Callback):
         if rank() == 0:
             remove(partial)
         barrier()
-        self._unfinished = name
+        self._unfinished, self._unsaved = name, False
         try:
             trainer.save_checkpoint(partial)
         except Exception as error:

@@ -4,22 +4,26 @@ import base64
 import json
 import pickle
 import random
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from vapo.data.prompts import digest
 from vapo.data.templates import Template
 from vapo.types import Prompt
 from vapo.verifiers.judges import SIZE
 
 HELD_OUT = 10**6  # problem numbers set aside after the benchmark's
+FINGERPRINT = 32  # training problems
 
 
 class GymPrompts:
     """A `PromptSource` over one generator. Benchmark, held-out and training problems have separate ranges of numbers, and no
     training problem has the text of a benchmark problem.
 
-    A problem depends only on its number, except for a few generators that iterate over sets; PYTHONHASHSEED=0 fixes those.
+    A problem depends only on its number, except for a few generators that iterate over sets; PYTHONHASHSEED=0 fixes those, and
+    without it several ranks, or a resumed run, refuse.
     """
 
     def __init__(
@@ -68,6 +72,11 @@ class GymPrompts:
 
     def benchmark(self) -> list[Prompt]:
         return [self._make(index, index) for index in range(self.problems)]
+
+    def fingerprint(self) -> str:
+        """Of the benchmark and the first training problems: another order of sets changes nearly every problem."""
+        sample = [*self.benchmark(), *(self.prompt(index, 0) for index in range(FINGERPRINT))]
+        return digest(replace(prompt, reference="") for prompt in sample)  # the text: an entry may hold sets
 
     def describe(self) -> dict[str, str | int]:
         return {

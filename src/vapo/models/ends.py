@@ -76,5 +76,5 @@ def check_positions(model: Mapping[str, Any], prompt: int, response: int, key: s
         shorter = f"{key} to {most - prompt} or less, or " if most > prompt else ""
         raise ValueError(
             f"prompts of up to {prompt} tokens and responses of up to {response} do not fit into the model's {most} positions: set "
-            f"{shorter}data.source.max_prompt_tokens lower, or model.path to a model with more"
+            f"{shorter}data.source.max_prompt_tokens lower, or model.path (the critic: model.critic.path) to a model with more"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 SIZES = Path(__file__).resolve().parents[1] / "assets" / "sizes"  # dimensions of published models, without weights
 
@@ -22,6 +22,23 @@ def check_model_path(path: str, setting: str) -> None:
         raise FileNotFoundError(f"no config.json in {path}: set {setting} to a folder with a Hugging Face model")
     if not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") != 1):
         raise FileNotFoundError(f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name")
+
+
+def check_same_tokens(path: str, other: str, trust_remote_code: bool = False) -> None:
+    """Raises ValueError if a critic at `other` would read other tokens than the policy at `path` writes. A folder without a
+    tokenizer passes."""
+    if path == other:
+        return
+    try:
+        theirs = AutoTokenizer.from_pretrained(other, trust_remote_code=trust_remote_code).get_vocab()
+    except (OSError, ValueError):
+        return
+    mine = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code).get_vocab()
+    if differ := [token for token, number in mine.items() if theirs.get(token) != number]:
+        raise ValueError(
+            f"the critic at {other} reads other tokens than the policy at {path} writes ({len(differ)} of {len(mine)}, such as "
+            f"{differ[0]!r}): set model.critic.path to a model with the policy's tokenizer"
+        )
 
 
 @dataclass(frozen=True)

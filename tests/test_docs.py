@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 from tests.arms import table
+from tests.commands import run_python
 from tests.runs import CONFIGS
 from tests.test_extending import FILES
 
@@ -113,8 +114,8 @@ def test_command(command: str, overlay: Path, examples: dict[str, Path], tmp_pat
         given = shlex.split(command.split(script.name)[1])
         given += ["--out", str(tmp_path / "out.png")] * (script.name != "grade.py")  # the last one counts
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-        done = subprocess.run([sys.executable, f"src/{script.name}", *given], cwd=ROOT, env=environment, capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
+        done = run_python(f"src/{script.name}", *given, cwd=ROOT, env=environment)
+        assert done.returncode == 0, done.stderr
     else:
         check_flags(ROOT / (script if len(script.parts) > 1 else "src" / script), words)
 

@@ -20,6 +20,7 @@ LAYERS = [  # our modules and packages, then the libraries they may import
         "vapo.distributed.ranks",
         "vapo.checkpoints",
         "vapo.whole_file",
+        "vapo.metric_names",
         "torch",
     ],
     [

@@ -43,7 +43,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     patch.setattr(RLModule, "improve", kill)
     with pytest.raises(Killed):
-        run(folder, *BOTH)
+        run(folder, *BOTH, summary=True)
     patch.undo()
     resume(folder)
     wandb.teardown()  # ends its other process, which writes the files

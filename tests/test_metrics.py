@@ -7,7 +7,8 @@ import torch
 from tests.runs import build
 
 from vapo.algorithms import explained_variance_sums
-from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, SHARES, ExplainedVariance, PhaseClock, Ratio, StepMetrics
+from vapo.metric_names import EXPLAINED_VARIANCES, GAUGES, MEANS, SHARES
+from vapo.metrics import ExplainedVariance, PhaseClock, Ratio, StepMetrics
 from vapo.reporting import report_step
 from vapo.types import Status, Verdict
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from tests.runs import CREDIT, run
 
-from vapo.metrics import EXPLAINED_VARIANCES, GAUGES, MEANS, SHARES
+from vapo.metric_names import EXPLAINED_VARIANCES, GAUGES, MEANS, SHARES
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text()
 PHASES = ("rollout", "annotate", "critic_update", "actor_update", "evaluation", "heldout")

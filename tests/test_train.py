@@ -23,7 +23,7 @@ TRAIN = str(Path(CONFIGS).parent / "src" / "train.py")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    run(folder)
+    run(folder, summary=True)
     return folder
 
 

@@ -1,8 +1,6 @@
 """`compare.py` names the first step and value in which two runs differ."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from tests.commands import run_python
 from tests.runs import CONFIGS, FAST, run
 
 from vapo.analysis.compare import compare
@@ -110,8 +109,7 @@ def test_sharded_checkpoints_are_compared_too(fast_run: Path, tmp_path: Path) ->
 
 def test_the_command(fast_run: Path, tmp_path: Path) -> None:
     def command(*folders: Path) -> tuple[int, str]:
-        words = [sys.executable, str(Path(CONFIGS).parent / "src" / "compare.py"), *map(str, folders)]
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = run_python(str(Path(CONFIGS).parent / "src" / "compare.py"), *map(str, folders), cwd=tmp_path)
         return done.returncode, done.stdout + done.stderr
 
     code, said = command(fast_run, fast_run)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tests.view.logs import EOS, ROWS, row, unpack, words, write
 
-import vapo.view.steps
+import vapo.models.actor
 from vapo.view.steps import END, Log
 
 
@@ -116,8 +116,8 @@ def test_a_character_does_not_begin_in_one_response_and_end_in_the_next(tmp_path
 def test_the_tokenizer_may_have_code_of_its_own_if_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = words(tmp_path, ["a", "bc"], 3)
     asked = []
-    original = vapo.view.steps.load_tokenizer
-    monkeypatch.setattr("vapo.view.steps.load_tokenizer", lambda *words: asked.append(words) or original(*words))
+    original = vapo.models.actor.load_tokenizer
+    monkeypatch.setattr("vapo.models.actor.load_tokenizer", lambda *words: asked.append(words) or original(*words))
     packed(tmp_path, [made])
     (tmp_path / "resolved.yaml").write_text(f"model:\n  path: {tmp_path}/model\n  trust_remote_code: true\n")
     packed(tmp_path, [made])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vapo.analysis.curves import load_metrics
 from vapo.checkpoints import REST, tensors_in
-from vapo.metrics import repeatable
+from vapo.metric_names import repeatable
 
 KINDS = {"rollouts": "rollouts/step_{:06d}.parquet", "metrics": "metrics.csv", "checkpoint": "checkpoints/step_{:06d}.ckpt"}
 

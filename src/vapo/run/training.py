@@ -23,7 +23,7 @@ from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.checkpoints import LAST, discard_after, find_checkpoint
 from vapo.metrics_csv import trim
 from vapo.models.ends import check_positions
-from vapo.models.loading import check_same_tokens
+from vapo.models.loading import check_model_path, check_same_tokens
 from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank, locked, name_ranks
 from vapo.run.naming import name_run
@@ -79,11 +79,12 @@ def _train(config: DictConfig, folder: Path) -> dict[str, float]:
     loggers = [instantiate(logger) for logger in (config.get("logger") or {}).values() if logger is not None]
     limits = {f"callbacks.aime_evaluation.{LIMIT}": c.sampling for c in callbacks if isinstance(c, AIMEEvaluation)}
     longest, actor, critic = datamodule.longest_prompt(), config.module.actor, config.module.critic
+    if module.algorithm.needs_critic:
+        check_model_path(critic.path, "model.critic.path")
+        check_same_tokens(actor.path, critic.path, actor.loading.trust_remote_code)
     for key, sampling in {f"rollout.{LIMIT}": module.sampling, **limits}.items():
         for network in [actor, critic][: 1 + module.algorithm.needs_critic]:
             check_positions(network, longest, sampling.max_new_tokens, key)
-    if module.algorithm.needs_critic:
-        check_same_tokens(actor.path, critic.path, actor.loading.trust_remote_code)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     check_sweep(trainer)
     name_ranks(folder)

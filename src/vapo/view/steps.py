@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-from vapo.models.actor import load_tokenizer
 from vapo.verifiers.sums import answer, reveal_index, trace
 
 NEEDED = {"group", "prompt", "response", "reference", "answer", "status", "reward", "length", "finished", "token_ids"}
@@ -69,6 +68,8 @@ class Log:
         name = self.tokenizer or model.get("path")
         if name is None:
             raise ValueError(f"{file} does not say how its tokens read, and has no run beside it: set --tokenizer to the model")
+        from vapo.models.actor import load_tokenizer  # here: it takes seconds, and mini's tokens are read without it
+
         try:
             tokenizer = load_tokenizer(name, bool(model.get("trust_remote_code")))
         except OSError as error:

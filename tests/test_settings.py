@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from tests.commands import run_python
 from tests.runs import CONFIGS, config_for
 from tests.test_configs import EXPERIMENTS, SCALES
 from tests.test_real_task import eval_config
@@ -247,8 +248,7 @@ def test_every_range_is_of_a_setting(tmp_path: Path) -> None:
 
 
 def command(*arguments: str) -> tuple[str, str]:
-    words = [sys.executable, "src/train.py", *arguments]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = run_python("src/train.py", *arguments, cwd=ROOT)
     return done.stdout, done.stderr.splitlines()[-1] if done.stderr else ""
 
 

@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from tests.commands import run_python
 from tests.runs import CONFIGS, metrics, resume, run
 from torch import Tensor
 
@@ -144,7 +144,7 @@ def test_mismatch_weights_want_the_whole_distribution(tmp_path: Path) -> None:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, TRAIN, *arguments], capture_output=True, text=True, env=environment)
+    return run_python(TRAIN, *arguments, cwd=Path.cwd(), env=environment)
 
 
 UNKNOWN = ["+algorithm.no_such_key=1", "algorithm.clip_hihg=0.3", "algorithm=vapoo"]

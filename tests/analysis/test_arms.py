@@ -1,7 +1,6 @@
 """Curves of several runs: which are seeds of one arm, what arms are called, and what is drawn."""
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.ticker import MaxNLocator
+from tests.commands import run_python
 
 from vapo.analysis.arms import load_arms
 from vapo.analysis.curves import plot_runs, plot_training_curves
@@ -106,7 +106,7 @@ def test_the_command(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", "vapo_full-mini", 0, 0.1)
 
     def curves(*words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, ROOT / "src" / "curves.py", *map(str, words)], capture_output=True, text=True)
+        return run_python("src/curves.py", *map(str, words), cwd=ROOT)
 
     done = curves(run, "--out", tmp_path / "out.png")
     assert done.returncode == 0 and done.stdout.splitlines() == ["vapo_full-mini: 1 run", str(tmp_path / "out.png")]

@@ -1,12 +1,11 @@
 """`python src/grade.py`: verdicts with their reasons, and errors that say where."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.commands import run_python
 from tests.problem_sets import FOLDER, needs_problem_sets, read
 
 from vapo.analysis.grading import grade, grade_file
@@ -37,9 +36,9 @@ def test_a_table_without_truths_by_the_command(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text('response,gold\n"Answer: 5, in total",5\n')
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "src/grade.py", str(path)], cwd=root, capture_output=True, text=True)
+    done = run_python("src/grade.py", str(path), cwd=root)
     assert done.returncode == 0 and "correct" in done.stdout and "1 responses: 1 correct" in done.stdout
-    done = subprocess.run([sys.executable, "src/grade.py", str(tmp_path / "x.csv")], cwd=root, capture_output=True, text=True)
+    done = run_python("src/grade.py", str(tmp_path / "x.csv"), cwd=root)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
@@ -80,8 +79,7 @@ def test_an_answer_is_looked_for_where_the_preset_says(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
 
     def graded(*words: str) -> str:
-        command = [sys.executable, "src/grade.py", str(tmp_path / "mine.jsonl"), *words]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+        return run_python("src/grade.py", str(tmp_path / "mine.jsonl"), *words, cwd=root).stdout
 
     assert "1 responses: 1 no_answer" in graded()  # as training with data=file has it
     assert "1 responses: 1 correct" in graded("--preset", "gsm8k")

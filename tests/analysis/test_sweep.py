@@ -3,12 +3,11 @@
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.commands import run_python
 
 from vapo.analysis.report import markdown_table, write_report
 from vapo.analysis.sweep import arm_and_seed, compare_with_paper, finished, interval, load_sweep, score_of_run, separate, summarize
@@ -229,8 +228,7 @@ def test_an_arm_without_a_column_draws_nothing_and_the_others_their_mean(sweep):
 def test_the_report_of_a_sweep_without_evaluations_is_one_line(tmp_path):
     (tmp_path / "seed=0").mkdir()
     (tmp_path / "seed=0" / "metrics.csv").write_text("rl_step,reward/mean\n1,0.5\n")
-    script = Path(__file__).resolve().parents[2] / "src" / "report.py"
-    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
+    done = run_python("src/report.py", str(tmp_path), cwd=Path(__file__).resolve().parents[2])
     assert done.returncode == 1 and done.stderr == "error: no run of the sweep has been evaluated yet: wait, or look at its logs\n"
 
 

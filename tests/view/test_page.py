@@ -5,13 +5,13 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from tests.commands import run_python
 from tests.view.logs import ROWS, unpack, write
 
 import vapo.view.page
@@ -125,7 +125,7 @@ def test_the_server_answers_only_to_a_loopback_name(port: int) -> None:
 
 
 def view(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "src/view.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    return run_python("src/view.py", *map(str, arguments), cwd=ROOT)
 
 
 def test_the_command_writes_into_the_runs_folder_or_where_it_is_told(log: Log, tmp_path: Path) -> None:

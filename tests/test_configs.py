@@ -237,7 +237,7 @@ def test_comments_name_the_numbers_of_the_mini_scale() -> None:
             mini = re.search(r"mini ([\d.]*\d)", comment)
             assert (mini and float(mini[1])) == overrides.get(key) and paper in comment, (path.name, key)
             found.add(key)
-    assert found == overrides.keys() | {"actor_lambda"}, "actor_lambda alone is not mini's"
+    assert found == overrides.keys() | {"actor_lambda", "group_size"}, "these two are not mini's"
 
 
 def test_an_engine_with_its_own_weights_has_the_dtype_that_the_trainer_computes_in(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from vapo.models.actor import Actor
 from vapo.rollout import torch_engine
-from vapo.rollout.torch_engine import TorchEngine
+from vapo.rollout.torch_engine import TorchEngine, likeliest
 from vapo.types import Request, SamplingParams
 
 EOS = (1, 5, 6)  # several, so that a random model ends some responses early
@@ -130,6 +130,19 @@ def test_it_stops_when_all_are_done(mini_model, forward_shapes, limit):
     assert len(forward_shapes) == longest  # the prompts, then every token but the last
     assert all(shape[1] == 1 for shape in forward_shapes[1:])
     assert longest < 200
+
+
+def test_equally_likely_tokens_have_one_order_whatever_else_is_in_the_batch():
+    """In bfloat16 many are equal; a flat row makes the whole batch sort its vocabulary."""
+    logits = (3 * torch.randn(8, 4000, generator=torch.Generator().manual_seed(0))).bfloat16()
+    probability = logits.float().softmax(-1)
+    few, few_tokens = likeliest(probability, 0.7)
+    all_, all_tokens = likeliest(torch.cat([probability, torch.full((1, 4000), 1 / 4000)]), 0.7)
+    assert few.shape[1] == torch_engine.TOP and all_.shape[1] == 4000
+    nucleus = few.cumsum(-1) < 0.7
+    assert (few[:, 1:] == few[:, :-1])[nucleus[:, 1:]].any()
+    assert torch.equal(few_tokens[nucleus], all_tokens[:8, : torch_engine.TOP][nucleus])
+    assert torch.equal(few, all_[:8, : torch_engine.TOP])
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])

@@ -66,11 +66,14 @@ def plain_attention(model: PreTrainedModel) -> bool:
 
 
 def likeliest(probability_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Probabilities in descending order, and their tokens: the TOP likeliest if they reach top_p in every row, else all."""
+    """Probabilities in descending order, and their tokens: the TOP likeliest if they reach top_p in every row, else all. Equal ones
+    are in the order of their tokens either way, so that a row does not depend on the others."""
     if probability_BV.shape[-1] > TOP:
         top, token = probability_BV.topk(TOP)
         if bool((top.double().sum(-1) >= top_p).all()):
-            return top.double(), token
+            token, order = token.sort(dim=-1)
+            top, order = top.gather(-1, order).double().sort(dim=-1, descending=True, stable=True)
+            return top, token.gather(-1, order)
     return probability_BV.double().sort(dim=-1, descending=True, stable=True)
 
 

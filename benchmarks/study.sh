@@ -3,7 +3,7 @@
 #   safe, baselines, real                      the default runs
 #   table                                      all arms in one setting that has the difficulties at once
 #   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling, when_chain_length,
-#   when_success_is_rare, when_guesses
+#   when_unsolvable, when_success_is_rare, when_guesses
 #                                              a technique with and without it, at four values of what it is for
 #   main, added, fresh, extra                  the first study
 # A run that fails stops no other; the script then ends with an error, after its report, which is in the sweep's folder or in OUT.
@@ -95,6 +95,9 @@ case $piece in
     ;;
   when_group_sampling) # different problems in training; with 16 a step of either arm has them all, 16 times
     when data.source.problems=16,64,256,1024 none,no_group_sampling $rarely
+    ;;
+  when_unsolvable) # share of 256 problems that no response answers rightly, and no prompt says which
+    when data.source.unsolvable=0.5 none,no_group_sampling data.source.problems=256 $rarely
     ;;
   when_success_is_rare) # base accuracy 0.34, 0.13, 0.04 and 0.02
     make_chains

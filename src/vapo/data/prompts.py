@@ -1,7 +1,9 @@
 """Sources of prompts: the interface, and running sums."""
 
 import hashlib
+import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -34,6 +36,9 @@ class PromptSource(Protocol):
         """The settings that determine the prompts, for records and keys."""
 
 
+NO_ANSWER = "-"  # reference of a problem that has none
+
+
 class SumsPrompts:
     """A `PromptSource` of running sums (`vapo.data.sums`), with MiniAIME as the benchmark."""
 
@@ -48,6 +53,7 @@ class SumsPrompts:
         hard_operations: int | None = None,
         reveal: int | None = 0,
         problems: int | None = None,
+        unsolvable: float = 0.0,
     ) -> None:
         """
         Args:
@@ -56,6 +62,7 @@ class SumsPrompts:
             min_operands, max_operands: difficulty range of training problems, 2 or more.
             hard_operations, reveal: see `make_problem`.
             problems: number of different training problems; None: endless.
+            unsolvable: share of the problems outside of the benchmark that no response answers rightly, always the same ones.
         """
         if "{problem}" not in template:
             raise ValueError(f"data template is {template!r}; set data.source.template to a text that contains {{problem}}")
@@ -70,15 +77,17 @@ class SumsPrompts:
             )
         if problems is not None and problems < 1:
             raise ValueError(f"data.source.problems is {problems}; set it to 1 or more different problems, or null (endless)")
-        self.tokenizer, self.template, self.problems = tokenizer, template, problems
+        if not 0 <= unsolvable < 1:
+            raise ValueError(f"data.source.unsolvable is {unsolvable}; set it to 0 (none) or more, below 1")
+        self.tokenizer, self.template, self.problems, self.unsolvable = tokenizer, template, problems, unsolvable
         self.range = (min_operands, max_operands, hard_operations, reveal)
 
     def prompt(self, index: int, seed: int) -> Prompt:
         """With a number of `problems`, the stream repeats them."""
-        return self._make(index, problem_at(index if self.problems is None else index % self.problems, seed, *self.range))
+        return self._drawn(index, problem_at(index if self.problems is None else index % self.problems, seed, *self.range))
 
     def held_out(self, index: int, seed: int) -> Prompt:
-        return self._make(index, problem_at(index, seed + 1_000_003, *self.range))  # another stream
+        return self._drawn(index, problem_at(index, seed + 1_000_003, *self.range))  # another stream
 
     def benchmark(self) -> list[Prompt]:
         return [self._make(index, problem) for index, problem in enumerate(mini_aime(*self.range))]
@@ -96,8 +105,14 @@ class SumsPrompts:
         low, high, hard_operations, reveal = self.range
         record: dict[str, str | int] = {"benchmark_name": self.benchmark_name, "template": self.template}
         record |= {"min_operands": low, "max_operands": high}
-        turned = {"hard_operations": (hard_operations, None), "reveal": (reveal, 0), "problems": (self.problems, None)}
-        return record | {name: str(value) for name, (value, default) in turned.items() if value != default}
+        knobs = {"hard_operations": hard_operations, "reveal": reveal, "problems": self.problems, "unsolvable": self.unsolvable}
+        default = {"hard_operations": None, "reveal": 0, "problems": None, "unsolvable": 0.0}
+        return record | {name: str(value) for name, value in knobs.items() if value != default[name]}
+
+    def _drawn(self, index: int, problem: str) -> Prompt:
+        prompt = self._make(index, problem)
+        unsolvable = self.unsolvable > 0 and random.Random(problem).random() < self.unsolvable  # which ones, a prompt does not say
+        return replace(prompt, reference=NO_ANSWER) if unsolvable else prompt
 
     def _make(self, index: int, problem: str) -> Prompt:
         text = self.template.format(problem=problem)

@@ -16,8 +16,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument("--steps", type=int, nargs="+", help="RL steps to show; default: all")
     parser.add_argument(
-        "--tokenizer", nargs="+", default=[None], help="folder or hub name, of each run; default: the run's model.path"
+        "--tokenizer", action="append", help="folder or hub name; twice with --compare; default: the run's model.path"
     )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a tokenizer")
     parser.add_argument("--serve", action="store_true", help="on 127.0.0.1 instead of into a file")
     parser.add_argument("--port", type=int, default=8765, help="of --serve; 0 for any")
     arguments = parser.parse_args()
@@ -27,9 +28,10 @@ def main() -> None:
     from vapo.view.steps import Log
 
     run: Path = arguments.run
-    logs = [Log(run, arguments.tokenizer[0])]
+    names = arguments.tokenizer or [None]
+    logs = [Log(run, names[0], arguments.trust_remote_code)]
     if arguments.compare is not None:
-        logs.append(Log(arguments.compare, arguments.tokenizer[-1]))
+        logs.append(Log(arguments.compare, names[-1], arguments.trust_remote_code))
     try:
         if not arguments.serve:
             out = arguments.out or (run / "view.html" if run.is_dir() else run.with_suffix(".html"))

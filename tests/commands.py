@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 from tests.ranks import server
 
+HANG_SECONDS = 1800  # generous: other processes may have the cores
+
 
 def run_python(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """What `python *words` does in `cwd`, and prints: a script, or -m and a module."""
@@ -18,7 +20,10 @@ def run_python(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> 
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
         process = server.Process(target=_run, args=(words, cwd, dict(env or os.environ), outputs))
         process.start()
-        process.join()
+        process.join(HANG_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(f"{' '.join(words)} has not ended in {HANG_SECONDS} s")
         out, err = (path.read_text() for path in outputs)
     return subprocess.CompletedProcess(words, process.exitcode or 0, out, err)
 

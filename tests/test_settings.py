@@ -134,6 +134,7 @@ EARLY = {
     "trainer.max_steps=-2": "trainer.max_steps is -2; set it to -1 or more",
     "model.logits_chunk_tokens=0": "model.logits_chunk_tokens is 0; set it to 1 or more",
     "callbacks.value_pretraining.steps=-1": "callbacks.value_pretraining.steps is -1; set it to 0 or more",
+    "model.dtype=bfloat16": "model.dtype is bfloat16, which rounds AdamW's small steps away: set it to float32",
     "rollout.sampling.temperature=0": "greedy rollouts do not explore",
     "rollout.sampling.temperature=-1": "temperature is -1",
     "rollout.sampling.top_p=1.5": "set it in (0, 1]",
@@ -174,6 +175,15 @@ def test_the_early_checks_import_torch_and_none_of_the_slow_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", setup + script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["[]"]
+
+
+def test_the_viewer_and_the_comparison_of_runs_import_none_of_them_either() -> None:
+    script = (
+        "import sys; sys.path.insert(0, 'src'); import vapo.view.page, vapo.view.server, vapo.analysis.compare;"
+        "print([name for name in ('transformers', 'lightning', 'torchmetrics', 'vapo.module') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(("slip", "message"), [("sampling.top_p=0", r"\(0, 1\]"), ("sampling.temperature=-2", "temperature")])

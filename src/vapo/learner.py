@@ -70,11 +70,6 @@ class Learner:
     def configure(self, optimizer: Callable[..., Optimizer], schedule: Callable[[Optimizer], LambdaLR]) -> dict[str, Any]:
         """Creates optimizer and schedule; returns them in Lightning's format."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        if any(p.dtype != torch.float32 for p in parameters):
-            raise ValueError(
-                f"weights of the {self.name} would train in bfloat16, which rounds AdamW's small steps away: set model.dtype to "
-                "float32 (trainer.precision=bf16-mixed is as fast), or model.lora.rank, whose adapters are float32"
-            )
         chosen = getattr(optimizer, "keywords", {}).keys() & {"fused", "foreach"}
         adam = getattr(optimizer, "func", optimizer) in (torch.optim.Adam, torch.optim.AdamW)
         fused = {"fused": True} if adam and not chosen and all(p.is_cuda for p in parameters) else {}  # one kernel, no temporaries

@@ -7,6 +7,8 @@ from tests.completions import completion_of
 from vapo.rollout.sampler import Sampler, sampling_seed
 from vapo.types import Prompt, SamplingParams, Status, Verdict
 from vapo.verifiers.base import Verifier
+from vapo.verifiers.math_answer import MathVerifier
+from vapo.verifiers.sums import SumsVerifier
 
 PROMPTS = [Prompt(40, "1+2:", "3", (5, 6, 7)), Prompt(7, "9-1:", "8", (8, 9)), Prompt(41, "2+2:", "4", (5, 5))]
 
@@ -91,9 +93,24 @@ def test_a_seed_changes_with_each_of_its_keys():
 )
 def test_a_truncated_response_is_judged_by_its_whole_lines(text, judged, tokenizer, monkeypatch):
     monkeypatch.setattr(Sampler, "decode", lambda self, token_ids: text)
+    monkeypatch.setattr(RecordingVerifier, "reads_cut", True)
     rollouts, _, verifier = run(tokenizer, [complete(tokenizer, "A3", finished=False)], PROMPTS[:1], 1)
     assert [response for response, _ in verifier.calls] == ([] if judged is None else [judged])
     assert (rollouts[0].verdict == Verdict(Status.NO_ANSWER)) == (judged is None) and not rollouts[0].completion.finished
+
+
+def test_only_verifiers_with_markers_read_what_was_cut():
+    """Of `12\\nbut wait` the last number, or the whole response, would be another if it went on."""
+    lines = "Answer: 12\nbut wait"
+    for markers, reads in (
+        (["answer", "boxed"], True),
+        (["answer", "last_number"], False),
+        (["whole_response"], False),
+        (["text"], False),
+    ):
+        assert MathVerifier(markers).judged(lines, finished=False) == ("Answer: 12\n" if reads else "")
+        assert MathVerifier(markers).judged(lines, finished=True) == lines
+    assert SumsVerifier().judged(lines, finished=False) == ""
 
 
 def test_a_truncated_line_is_no_answer_and_never_verified(tokenizer):

@@ -155,6 +155,14 @@ def test_filters(opened: Opened) -> None:
     opened.until(lambda: rows() == ["3", "3", "9"])
 
 
+def test_a_right_answer_in_a_response_that_was_cut_counts(chromium: Any, tmp_path: Path) -> None:
+    rows = [row("7-3=4;4+5", finished=False), row("7-3=4;4+5", "no_answer", finished=False)]
+    page = Opened(chromium, file(write_page([Log(write(tmp_path / "cut", rows))], tmp_path / "page.html")))
+    assert "50 % correct" in page.text("#summary") and "… truncated" in page.text(".outcome")
+    page.press("k")
+    assert "✓ correct" in page.text(".outcome") and "cut at the limit" in page.text(".outcome")
+
+
 def test_a_fault_of_the_verifier_has_no_numbers(opened: Opened) -> None:
     opened.press("f", "f", "f")
     assert "! verifier timeout" in opened.text(".outcome") and "no reward, not trained on" in opened.text(".outcome")

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from tests.view.logs import EOS, ROWS, row, unpack, words, write
 
-import vapo.models.actor
 from vapo.view.steps import END, Log
 
 
@@ -113,15 +112,10 @@ def test_a_character_does_not_begin_in_one_response_and_end_in_the_next(tmp_path
     assert texts(header, arrays) == ["\ufffd\ufffd"] * 2
 
 
-def test_the_tokenizer_may_have_code_of_its_own_if_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = words(tmp_path, ["a", "bc"], 3)
-    asked = []
-    original = vapo.models.actor.load_tokenizer
-    monkeypatch.setattr("vapo.models.actor.load_tokenizer", lambda *words: asked.append(words) or original(*words))
-    packed(tmp_path, [made])
-    (tmp_path / "resolved.yaml").write_text(f"model:\n  path: {tmp_path}/model\n  trust_remote_code: true\n")
-    packed(tmp_path, [made])
-    assert [trusted for _, trusted in asked] == [False, True]
+def test_a_byte_that_belongs_to_no_character_spoils_no_other(tmp_path: Path) -> None:
+    made = words(tmp_path, ["a", "<0xE2>", "<0x82>", "<0xAC>", "<0x97>"], 5)
+    header, arrays = packed(tmp_path, [made | {"token_ids": [4, 1, 2, 3, 0]}])
+    assert texts(header, arrays) == ["\ufffd€a"]
 
 
 def test_a_token_that_stands_for_two_characters_is_no_character(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ def critic_against_truth(
     for number, completion in enumerate(completions):
         i, at, *_ = rows[number // continuations]
         ids = np.concatenate([rollouts[i].completion.token_ids[:at], completion.token_ids])
-        text = module.sampler.decode(ids)
-        ended = completion.finished and len(ids) <= module.sampling.max_new_tokens  # training would have cut it
-        correct.append(ended and verifier(text, rollouts[i].prompt.reference).status is Status.CORRECT)
+        limit = module.sampling.max_new_tokens  # where training would have cut it
+        text = verifier.judged(module.sampler.decode(ids[:limit]), completion.finished and len(ids) <= limit)
+        correct.append(bool(text) and verifier(text, rollouts[i].prompt.reference).status is Status.CORRECT)
     truth = outcome_reward(torch.tensor(correct)).view(-1, continuations).mean(-1).tolist()
     frame = pd.DataFrame(rows, columns=["rollout", "tokens", "place", "value", "reward"]).assign(truth=truth)
     return frame.assign(noise=((1 - frame["truth"] ** 2) / continuations) ** 0.5)

@@ -14,6 +14,7 @@ from vapo.module import RLModule
 from vapo.rollout.collate import collate
 from vapo.types import SamplingParams
 
+OTHER_PRECISION = 1e-4  # nats: a run that began with an equal engine is resumed in bfloat16
 SELF_TEST_STEP = -3  # RL step in the sampling seeds of the self-test's responses, which no training step has
 
 
@@ -64,8 +65,7 @@ class SelfTest(Callback):
                 )
         gap = (batch.sampler_logprob_R - actor_R).abs().mean()
         shared = not engine.own_weights and module.algorithm.mismatch is None and module.sampling.top_p == 1
-        other = gap > 10 * rounding_of(torch.float32).floor  # also where a run that began with equal ones is resumed in bfloat16
-        if not shared or other or self.equal_gap is None:
+        if not shared or self.equal_gap is None or gap > max(self.equal_gap, OTHER_PRECISION):
             module.engine_is_actor = False
         elif module.engine_is_actor is None:  # a resumed run goes on as it began
             module.engine_is_actor = bool(gap <= self.equal_gap)

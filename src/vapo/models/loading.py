@@ -1,5 +1,6 @@
 """Loads Hugging Face models: weight precision, attention, activation checkpointing, LoRA."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +25,17 @@ def check_model_path(path: str, setting: str) -> None:
         raise FileNotFoundError(f"model folder {path} does not exist: set {setting} to an existing folder or a hub name owner/name")
 
 
-def check_same_tokens(path: str, other: str, trust_remote_code: bool = False) -> None:
-    """Raises ValueError if a critic at `other` would read other tokens than the policy at `path` writes. A folder without a
-    tokenizer passes."""
-    if path == other:
-        return
+def check_same_tokens(vocabulary: Mapping[str, int], critic: str, trust_remote_code: bool = False) -> None:
+    """Raises ValueError if a critic at `critic` would read other tokens than those of the policy. Without a tokenizer it passes:
+    for some models transformers then makes one of a few tokens."""
     try:
-        theirs = AutoTokenizer.from_pretrained(other, trust_remote_code=trust_remote_code).get_vocab()
+        theirs = AutoTokenizer.from_pretrained(critic, trust_remote_code=trust_remote_code).get_vocab()
     except (OSError, ValueError):
         return
-    mine = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code).get_vocab()
-    if differ := [token for token, number in mine.items() if theirs.get(token) != number]:
+    differ = [token for token, number in vocabulary.items() if theirs.get(token) != number]
+    if differ and len(theirs) >= len(vocabulary):
         raise ValueError(
-            f"the critic at {other} reads other tokens than the policy at {path} writes ({len(differ)} of {len(mine)}, such as "
+            f"the critic at {critic} reads other tokens than the policy writes ({len(differ)} of {len(vocabulary)}, such as "
             f"{differ[0]!r}): set model.critic.path to a model with the policy's tokenizer"
         )
 

@@ -66,8 +66,7 @@ class Sampler:
             check_faults: raise if the verifier failed on too many.
 
         Returns:
-            B = P * G rollouts, prompt after prompt. A response cut at the length limit is judged by its whole lines: an answer on
-            the line that was cut may be a part of one.
+            B = P * G rollouts, prompt after prompt. Of a response cut at the length limit `Verifier.judged` says what is verified.
         """
         rollouts = self._gather(lambda: self._generate(prompts, group_size, sampling, seed, rl_step))
         if check_faults:
@@ -99,10 +98,9 @@ class Sampler:
 
         def verify(i: int, completion: Completion) -> None:
             self.watch(next(done), len(requests))
-            text = self.decode(completion.token_ids)
-            whole = text if completion.finished else text[: text.rfind("\n") + 1]
-            if completion.finished or whole:
-                verdicts[i] = self.verifier.submit(whole, prompts[assignments[i][0]].reference)
+            text = self.verifier.judged(self.decode(completion.token_ids), completion.finished)
+            if completion.finished or text:
+                verdicts[i] = self.verifier.submit(text, prompts[assignments[i][0]].reference)
 
         with self.context():
             completions = self.engine.generate(requests, sampling, verify)

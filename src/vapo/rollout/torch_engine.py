@@ -70,7 +70,8 @@ def likeliest(probability_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     are in the order of their tokens either way, so that a row does not depend on the others."""
     if probability_BV.shape[-1] > TOP:
         top, token = probability_BV.topk(TOP)
-        if bool((top.double().sum(-1) >= top_p).all()):
+        likelier = top.where(top > top[:, -1:], 0)  # than the last, which others may equal
+        if bool((likelier.double().sum(-1) >= top_p).all()):
             token, order = token.sort(dim=-1)
             top, order = top.gather(-1, order).double().sort(dim=-1, descending=True, stable=True)
             return top, token.gather(-1, order)

@@ -135,7 +135,8 @@ def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
             actor.load_state_dict({n.removeprefix("actor."): weight for n, weight in state.items() if n.startswith("actor.")})
-    return actor.eval().to(config.device or ("cuda" if torch.cuda.is_available() else "cpu")), rl_step
+    generates = config.rollout.engine._target_.endswith("TorchEngine")  # others have weights of their own there
+    return actor.eval().to(config.device or ("cuda" if generates and torch.cuda.is_available() else "cpu")), rl_step
 
 
 def check_same(out: Path, config: DictConfig, found: dict[str, Any]) -> None:

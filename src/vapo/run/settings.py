@@ -24,6 +24,7 @@ def check_training(config: DictConfig) -> None:
     if config.resume is not None:
         return  # its settings are the saved ones, which `train` checks
     check_algorithm(config.algorithm)
+    check_dtype(config.model)
     check_ranges(config)
     for part in ("algorithm", "rollout.sampling"):
         check_types(config, part)
@@ -54,6 +55,15 @@ def check_algorithm(algorithm: DictConfig) -> None:
         raise ValueError(
             f"algorithm.{', algorithm.'.join(unknown)} has no meaning for {family.__name__}: choose an experiment that has it, "
             "such as vapo_full, or another ablation"
+        )
+
+
+def check_dtype(model: DictConfig) -> None:
+    """Raises ValueError if weights would train in bfloat16."""
+    if model.dtype != "float32" and model.lora.rank is None:
+        raise ValueError(
+            f"model.dtype is {model.dtype}, which rounds AdamW's small steps away: set it to float32 (trainer.precision=bf16-mixed "
+            "is as fast), or set model.lora.rank, whose adapters are float32"
         )
 
 

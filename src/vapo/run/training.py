@@ -28,7 +28,7 @@ from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank, locked, name_ranks
 from vapo.run.naming import name_run
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
-from vapo.run.settings import check_algorithm
+from vapo.run.settings import check_algorithm, check_dtype
 from vapo.run.value_types import check_ranges, check_types
 
 LIMIT = "sampling.max_new_tokens"
@@ -62,6 +62,7 @@ def _train(config: DictConfig, folder: Path) -> dict[str, float]:
                 check_same_job(config, folder)
             checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
     check_algorithm(config.algorithm)
+    check_dtype(config.model)
     check_types(config)
     check_ranges(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations
@@ -79,12 +80,12 @@ def _train(config: DictConfig, folder: Path) -> dict[str, float]:
     loggers = [instantiate(logger) for logger in (config.get("logger") or {}).values() if logger is not None]
     limits = {f"callbacks.aime_evaluation.{LIMIT}": c.sampling for c in callbacks if isinstance(c, AIMEEvaluation)}
     longest, actor, critic = datamodule.longest_prompt(), config.module.actor, config.module.critic
-    if module.algorithm.needs_critic:
-        check_model_path(critic.path, "model.critic.path")
-        check_same_tokens(actor.path, critic.path, actor.loading.trust_remote_code)
     for key, sampling in {f"rollout.{LIMIT}": module.sampling, **limits}.items():
-        for network in [actor, critic][: 1 + module.algorithm.needs_critic]:
-            check_positions(network, longest, sampling.max_new_tokens, key)
+        check_positions(actor, longest, sampling.max_new_tokens, key)
+    if module.algorithm.needs_critic and critic.path != actor.path:
+        check_model_path(critic.path, "model.critic.path")
+        check_positions(critic, longest, module.sampling.max_new_tokens, f"rollout.{LIMIT}")
+        check_same_tokens(module.tokenizer.get_vocab(), critic.path, actor.loading.trust_remote_code)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     check_sweep(trainer)
     name_ranks(folder)

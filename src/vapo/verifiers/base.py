@@ -10,12 +10,13 @@ class Verifier:
     every response gets a status."""
 
     max_fault_share = 0.1  # share of a step's responses: with more timeouts and errors the run stops
+    reads_cut = False  # whether an answer can be told from what follows it, so that a response may be cut after it
 
     def __call__(self, response: str, reference: str) -> Verdict:
         """Verifies one response.
 
         Args:
-            response: decoded text of a finished response, without its EOS.
+            response: decoded text of a response, without its EOS.
             reference: the problem's answer, in the verifier's format.
         """
         return self.submit(response, reference).result()
@@ -25,6 +26,11 @@ class Verifier:
         future: Future[Verdict] = Future()
         future.set_result(self(response, reference))
         return future
+
+    def judged(self, response: str, finished: bool) -> str:
+        """What of a response is verified: all of it; of one that was cut at the limit its whole lines, since an answer on the last
+        one may be a part of one, or nothing, where an answer cannot be told from what follows it."""
+        return response if finished else response[: response.rfind("\n") + 1] if self.reads_cut else ""
 
     def unreadable(self, reference: str) -> Future[str]:
         """Why a problem's answer can be compared with nothing; empty if it can."""

@@ -20,7 +20,7 @@ MARKERS = {  # name -> where an answer begins
     "last_number": re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?(?!\w)"),
     "whole_response": re.compile(r"\A"),
 }
-_FALLBACKS = ("last_number", "whole_response")
+FALLBACKS = ("last_number", "whole_response")
 _TAGS = re.compile(r"<\|[^|<>]*\|>|</?s>|</?(?:answer|your answer|final answer|ans)>|^<(?=[^<>]*>$)|(?<=[^<>\s])>$", re.IGNORECASE)
 _DISPLAY = re.compile(r"\s*(?:\$\$(.*?)\$\$|\\\[(.*?)\\\]|```\w*\n(.*?)```)", re.DOTALL)
 _BULLET = re.compile(r"(?:[-*+•>]|\d{1,2}[.)])\s+(?=\S)")
@@ -45,7 +45,7 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
     response = response[-TAIL:]
     found: list[tuple[bool, int, str]] = []  # (whether it is strong, where, marker)
     for name in markers:
-        if name not in _FALLBACKS:
+        if name not in FALLBACKS:
             found += [
                 (match.groupdict().get("strong", "") is not None, match.end(), name) for match in MARKERS[name].finditer(response)
             ]
@@ -61,7 +61,7 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
                 return text
         if weaker and not strong:
             return weaker[0]
-    for name in _FALLBACKS:
+    for name in FALLBACKS:
         if name in markers:
             matches = list(MARKERS[name].finditer(response))
             return (response.strip() if name == "whole_response" else matches[-1][0] if matches else "") or None

@@ -7,7 +7,7 @@ from typing import Any
 from vapo.types import Status, Verdict
 from vapo.verifiers.base import Verifier
 from vapo.verifiers.compare import NeedsAlgebra, same_answer
-from vapo.verifiers.extraction import MARKERS, TAIL, find_answer
+from vapo.verifiers.extraction import FALLBACKS, MARKERS, TAIL, find_answer
 from vapo.verifiers.forms import Form, read, shown
 from vapo.verifiers.pool import JudgePool
 
@@ -42,6 +42,7 @@ class AnswerVerifier(Verifier):
         if unknown or not markers:
             raise ValueError(f"data.verifier.markers is {list(markers)}; set it to some of {', '.join(MARKERS)}")
         self.markers, self.max_fault_share = tuple(markers), max_fault_share
+        self.reads_cut = not {*FALLBACKS, "text"}.intersection(markers)
         self.judge = f"{judge} {settings or {}}"
         self.pool = JudgePool(f"vapo.verifiers.judges:{judge}", dict(settings or {}), workers, timeout, memory_gib)
 

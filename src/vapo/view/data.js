@@ -60,7 +60,7 @@ class Step {
       row.start = end;
       row.end = end += length;
       row.kind = row.status === "timeout" || row.status === "error" ? "fault"
-        : !row.finished ? "truncated" : row.status === "no_answer" ? "no answer" : row.status;
+        : !row.finished && row.status !== "correct" ? "truncated" : row.status === "no_answer" ? "no answer" : row.status;
       const slip = slips(row).find(([, kind]) => kind === 1);
       row.slip = slip ? slip[0] : null; // token index of the first slip that was not repaired
       return row;

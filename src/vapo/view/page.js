@@ -1,7 +1,8 @@
 // The state of the page, and everything that changes it.
 
 const listed = JSON.parse(byId("index").textContent);
-const state = {runs: listed.runs, at: 0, mode: null, step: null, row: null, other: null, shown: 0, shift: 0, ticket: 0};
+const state = {runs: listed.runs, at: 0, mode: null, step: null, row: null, other: null, shift: 0, ticket: 0};
+Object.assign(state, {shown: 0, failed: false}); // the step of the list, and whether another could not be read
 const two = state.runs.length > 1;
 const panes = state.runs.map((run) => new Pane(two ? run.name : null, null));
 if (two) panes[1].move = (by) => { state.shift += by; showOther(); };
@@ -35,13 +36,14 @@ async function go(at) { // to the at-th step of the first run
     [state.step, state.other] = loaded;
   } catch (error) {
     if (ticket !== state.ticket) return;
-    if (state.step) place(state.shown); // the list is still that step's
+    if (state.step) place(Math.min(state.shown, steps.length - 1)); // the list is still that step's
+    state.failed = true;
     state.row = null;
     list.show(null);
     panes[0].say(`step ${number} cannot be read: ${error.message}`);
     return;
   }
-  state.shown = state.at;
+  Object.assign(state, {shown: state.at, failed: false});
   summarize();
   if (!state.mode || !state.step.has(state.mode)) state.mode = MODES.find((mode) => state.step.has(mode)) || MODES[0];
   state.row = null;
@@ -196,7 +198,8 @@ async function look() { // what a live run has written meanwhile
   if (!reply || !reply.ok) return;
   const {runs} = await reply.json();
   const shown = (all) => JSON.stringify(all.map((run) => run.steps.find(([step]) => step === now)));
-  const now = state.runs[0].steps[state.at][0], before = shown(state.runs), last = state.at === state.runs[0].steps.length - 1;
+  const now = state.runs[0].steps[state.at][0], before = shown(state.runs);
+  const last = state.failed || state.at === state.runs[0].steps.length - 1;
   state.runs = runs;
   if (byId("follow").checked && last && runs[0].steps.length - 1 !== state.at) return go(runs[0].steps.length - 1);
   if (shown(runs) !== before) return go(state.at);

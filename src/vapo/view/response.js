@@ -68,7 +68,8 @@ class Pane {
   describe({slip, fall}) {
     const {row} = this, what = row.kind === "fault" ? `verifier ${row.status}` : row.kind, known = row.actor_lambda !== null;
     const facts = [row.answer === null ? null : `answer ${row.answer}`, `expected ${row.reference}`,
-      row.reward === null ? "no reward, not trained on" : `reward ${digits(row.reward)}`, tokens(row.length)];
+      row.reward === null ? "no reward, not trained on" : `reward ${digits(row.reward)}`, tokens(row.length),
+      row.finished ? null : "cut at the limit"];
     this.horizon = known ? 1 / (1 - row.actor_lambda) : null;
     const reach = Number.isFinite(this.horizon) ? tokens(Math.round(this.horizon)) : "all tokens";
     const lambda = known ? [make("span", "horizon", `λ ${row.actor_lambda.toFixed(3)}, window ${reach}`)] : [];

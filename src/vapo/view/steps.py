@@ -22,6 +22,7 @@ END = "<end>"  # shown for a token without text, where the text is one character
 _PROBLEM = re.compile(r"(?<![\d+-])\d(?:[+-]\d)+(?:\(\d\)(?:[+-]\d)*)?(?![\d+(-])", re.ASCII)
 
 NO_TEXT = "\ufffd"  # how tokenizers write a part of a character
+BYTES = 4  # most of a character
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -34,6 +35,7 @@ class Log:
 
     path: Path  # a run's folder, its folder of rollouts, or one Parquet file
     tokenizer: str | None = None  # folder or hub name; None: that of the run, if it is needed
+    trust_remote_code: bool = False  # runs code that comes with the tokenizer
 
     @property
     def name(self) -> str:
@@ -64,14 +66,13 @@ class Log:
     def _decode(self, file: Path) -> Decode:
         """Text of tokens by the run's tokenizer."""
         config = file.parent.parent / "resolved.yaml"
-        model = yaml.safe_load(config.read_text())["model"] if config.is_file() else {}
-        name = self.tokenizer or model.get("path")
+        name = self.tokenizer or (yaml.safe_load(config.read_text())["model"]["path"] if config.is_file() else None)
         if name is None:
             raise ValueError(f"{file} does not say how its tokens read, and has no run beside it: set --tokenizer to the model")
         from vapo.models.actor import load_tokenizer  # here: it takes seconds, and mini's tokens are read without it
 
         try:
-            tokenizer = load_tokenizer(name, bool(model.get("trust_remote_code")))
+            tokenizer = load_tokenizer(name, self.trust_remote_code)
         except OSError as error:
             raise ValueError(f"no tokenizer at {name}, for {file}: set --tokenizer to a folder or hub name") from error
         anchor = tokenizer.encode("a", add_special_tokens=False)  # without a token before it, some decoders drop a token's blank
@@ -179,17 +180,18 @@ def _decoded(distinct: NDArray[Any], index_R: NDArray[Any], lengths: Ints, decod
     texts = [decode([token]) for token in distinct.tolist()]
     broken = np.array([NO_TEXT in text for text in texts])
     joined: dict[str, int] = {}  # further texts, and their places after the others
-    index_R = index_R.copy()
-    ends = set(lengths.cumsum().tolist())
-    piece: list[int] = []
-    for at in np.flatnonzero(broken[index_R]).tolist():
-        if piece and (at != piece[-1] + 1 or at in ends):
-            piece = []
-        piece.append(at)
-        whole = decode(distinct[index_R[piece]].tolist())
-        if NO_TEXT not in whole:
-            index_R[piece] = [joined.setdefault(text, len(texts) + len(joined)) for text in [*[""] * (len(piece) - 1), whole]]
-            piece = []
+    broken_R, response_R, index_R = broken[index_R], np.repeat(np.arange(len(lengths)), lengths), index_R.copy()
+    done = 0
+    for start in np.flatnonzero(broken_R).tolist():
+        for end in range(start + 2, start + BYTES + 1) if start >= done else ():
+            if end > len(index_R) or not broken_R[end - 1] or response_R[end - 1] != response_R[start]:
+                break
+            whole = decode(distinct[index_R[start:end]].tolist())
+            if NO_TEXT not in whole:
+                parts = [*[""] * (end - start - 1), whole]
+                index_R[start:end] = [joined.setdefault(text, len(texts) + len(joined)) for text in parts]
+                done = end
+                break
     return [*texts, *joined], index_R
 
 

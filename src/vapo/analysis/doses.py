@@ -90,7 +90,7 @@ def plot_doses(runs: pd.DataFrame, key: str) -> Figure:
             axis.plot(at, own[column], "o", color=arm_color(arm, number), markersize=3, alpha=0.5)
             means = own.groupby("dose", sort=False)[column].mean()
             axis.plot(list(dict.fromkeys(at)), means, "o-", color=arm_color(arm, number), label=arm)
-        axis.set(title=title, xlabel=key, xticks=range(len(doses)), xticklabels=doses)
+        axis.set(title=title, xlabel=key, xticks=range(len(doses)), xticklabels=doses, xlim=(-0.5, len(doses) - 0.5))
         axis.grid(alpha=0.3)
         axis.axhline(0.0, color="0.3", linewidth=1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)

@@ -24,9 +24,7 @@ from vapo.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = ROOT / "src" / "vapo" / "assets" / "mini"
-CPU_SCORE = (
-    0.90  # MiniAIME avg@32 of the default run: 0.95 to 1.00 in 60 runs on CPUs (docs/mini.md), so below it is another result
-)
+CPU_SCORE = 0.90  # MiniAIME avg@32 of the default run is 0.95 to 1.00 in 60 runs on CPUs (docs/mini.md)
 PROMPT_TOKENS = 36  # of data=sums, mean of 200 problems
 Rows = Iterator[tuple[str, str]]  # what was checked, what was found
 
@@ -95,11 +93,7 @@ def step(size: str) -> Callable[[bool, Path], Rows]:
         (path / "model.safetensors").unlink()
         plan_folder = out / f"{size}_plan"
         limits = [word for word in sizes if word.startswith(("data.", "rollout.", "module.micro", "module.mini"))]
-        cluster = [
-            "cluster.gpus=1",
-            "cluster.response_share=1",
-            f"cluster.prompt_tokens={PROMPT_TOKENS}",
-        ]  # lengths as they are here
+        cluster = ["cluster.gpus=1", "cluster.response_share=1", f"cluster.prompt_tokens={PROMPT_TOKENS}"]
         command("src/plan.py", "experiment=vapo_full", "scale=small_gpu", *model, *limits, *cluster, "remedies=false",
                 f"hydra.run.dir={plan_folder}")  # fmt: skip
         plan = json.loads((plan_folder / "plan.json").read_text())

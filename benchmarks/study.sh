@@ -4,7 +4,7 @@
 #   table                                      all arms in one setting that has the difficulties at once
 #   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling, when_chain_length,
 #   when_unsolvable, when_success_is_rare, when_guesses
-#                                              a technique with and without it, at four values of what it is for
+#                                              a technique with and without it, at four values of what it is for (when_unsolvable: one)
 #   main, added, fresh, extra                  the first study
 # A run that fails stops no other; the script then ends with an error, after its report, which is in the sweep's folder or in OUT.
 # What docs/results/ keeps is joined from several sessions: report.py docs/results/X/curves.csv FOLDER --out docs/results/X.

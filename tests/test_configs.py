@@ -228,6 +228,14 @@ def test_every_experiment_ablation_and_scale_go_together_or_name_the_setting(
     assert steps == getattr(algorithm, "value_pretraining_steps", 0)
 
 
+def test_smollm2s_scale_has_smaller_groups_where_a_critic_is_the_baseline(tmp_path: Path) -> None:
+    def group_size(*overrides: str) -> int:
+        return config_for(tmp_path, "scale=small_cpu", *overrides).data.group_size  # type: ignore[no-any-return]
+
+    assert group_size("experiment=vapo_full") == 4 and group_size("experiment=grpo") == group_size("experiment=dapo") == 16
+    assert group_size("experiment=vapo_full", "ablation=no_group_sampling") == 1
+
+
 def test_comments_name_the_numbers_of_the_mini_scale() -> None:
     """A comment such as `paper 50, mini 8` in configs/algorithm names what scale/mini.yaml sets, if it sets the key."""
     overrides = yaml.safe_load(Path(CONFIGS, "scale", "mini.yaml").read_text())["scale_overrides"]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tests.view.logs import EOS, ROWS, row, unpack, words, write
 
+from vapo.models import actor
 from vapo.view.steps import END, Log
 
 
@@ -116,6 +117,15 @@ def test_a_byte_that_belongs_to_no_character_spoils_no_other(tmp_path: Path) -> 
     made = words(tmp_path, ["a", "<0xE2>", "<0x82>", "<0xAC>", "<0x97>"], 5)
     header, arrays = packed(tmp_path, [made | {"token_ids": [4, 1, 2, 3, 0]}])
     assert texts(header, arrays) == ["\ufffd€a"]
+
+
+def test_code_of_a_tokenizer_runs_only_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked = write(tmp_path, [words(tmp_path, ["a", "bc"], 3)]), []
+    original = actor.load_tokenizer
+    monkeypatch.setattr(actor, "load_tokenizer", lambda *given: asked.append(given) or original(*given))
+    Log(run).pack(1)
+    Log(run, trust_remote_code=True).pack(1)
+    assert [trusted for _, trusted in asked] == [False, True]
 
 
 def test_a_token_that_stands_for_two_characters_is_no_character(tmp_path: Path) -> None:

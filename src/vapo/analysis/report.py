@@ -7,7 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from vapo.analysis.doses import by_dose, effects, plot_doses
-from vapo.analysis.sweep import MEASURES, PAPER, THRESHOLDS, compare_with_paper, finished, load_sweep, reached, separate, summarize
+from vapo.analysis.sweep import (
+    MEASURES,
+    PAPER,
+    THRESHOLDS,
+    compare_with_paper,
+    finished,
+    load_sweep,
+    separate,
+    shorter_arms,
+    summarize,
+)
 from vapo.analysis.sweep_figures import plot_accuracy, plot_arms, plot_baselines, plot_two, smoothness, steps_share
 
 
@@ -129,7 +139,7 @@ def write_report(sources: Sequence[Path | str], out: Path | str, dose: str | Non
     if {"vapo_full", "grpo", "ppo_vanilla"} <= set(table["arm"]):
         plot_baselines(curves).savefig(out / "baselines.png", dpi=110)
     parts += [markdown_table(table), *([f"Left out, not finished: {'; '.join(left_out)}."] if left_out else [])]
-    if shorter := [f"{arm} {step}" for arm, step in reached(curves).items()]:
+    if shorter := [f"{arm} {step}" for arm, step in shorter_arms(curves).items()]:
         parts += [f"Policy steps, of {curves['policy_step'].max():.0f}, of arms that have fewer: {', '.join(shorter)}."]
     parts += [separation(table), comparison(table), "![score and length of every arm](arms.png)"]
     if {"vapo_full", "dapo"} <= set(table["arm"]):

@@ -142,7 +142,7 @@ def finished(curves: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return curves[~short], [f"{row.arm}, seed {row.seed}" for row in left_out.itertuples()]
 
 
-def reached(curves: pd.DataFrame) -> dict[str, int]:
+def shorter_arms(curves: pd.DataFrame) -> dict[str, int]:
     """The policy step of each arm's last evaluation, of those that got less far than another arm."""
     last = curves[curves["score"].notna()].groupby("arm")["policy_step"].max()
     return {str(arm): int(step) for arm, step in last.items() if step < last.max()}

@@ -105,9 +105,13 @@ class SumsPrompts:
         low, high, hard_operations, reveal = self.range
         record: dict[str, str | int] = {"benchmark_name": self.benchmark_name, "template": self.template}
         record |= {"min_operands": low, "max_operands": high}
-        knobs = {"hard_operations": hard_operations, "reveal": reveal, "problems": self.problems, "unsolvable": self.unsolvable}
-        default = {"hard_operations": None, "reveal": 0, "problems": None, "unsolvable": 0.0}
-        return record | {name: str(value) for name, value in knobs.items() if value != default[name]}
+        turned: dict[str, tuple[object, object]] = {
+            "hard_operations": (hard_operations, None),
+            "reveal": (reveal, 0),
+            "problems": (self.problems, None),
+            "unsolvable": (self.unsolvable, 0.0),
+        }
+        return record | {name: str(value) for name, (value, default) in turned.items() if value != default}
 
     def _drawn(self, index: int, problem: str) -> Prompt:
         prompt = self._make(index, problem)

@@ -30,7 +30,9 @@ class Verifier:
     def judged(self, response: str, finished: bool) -> str:
         """What of a response is verified: all of it; of one that was cut at the limit its whole lines, since an answer on the last
         one may be a part of one, or nothing, where an answer cannot be told from what follows it."""
-        return response if finished else response[: response.rfind("\n") + 1] if self.reads_cut else ""
+        if finished:
+            return response
+        return response[: response.rfind("\n") + 1] if self.reads_cut else ""
 
     def unreadable(self, reference: str) -> Future[str]:
         """Why a problem's answer can be compared with nothing; empty if it can."""

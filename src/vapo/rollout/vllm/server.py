@@ -89,8 +89,7 @@ class Server:
         }
         route = "inference/v1/generate"
         reply = await self._call(session, route, body, seconds)
-        longest = sampling.max_new_tokens
-        return self._read(reply, route, lambda reply: read_completion(reply, longest, expected))  # type: ignore[no-any-return]
+        return self._read(reply, route, lambda reply: read_completion(reply, sampling.max_new_tokens, expected))  # type: ignore[no-any-return]
 
     # --- HTTP ----------------------------------------------------------------------------------------------------------
 

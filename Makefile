@@ -15,7 +15,7 @@ VLLM_PIP := .venv-vllm/bin/python -m pip install -q --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow vllm test-vllm lint types docs mini ablate real gpu-check clean
+.PHONY: help setup test test-slow vllm test-vllm lint types docs audit mini ablate real gpu-check clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ types: setup  ## check types (mypy)
 
 docs: setup  ## build the site of docs/ into site/; any broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# An environment of its own. Strict: a package that the database does not know fails instead of passing unseen.
+audit:  ## look up the locked packages' known weaknesses (pip-audit; asks pypi.org)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip --strict --progress-spinner off
 
 mini: setup  ## train with VAPO on this machine's CPU: a tiny model, minutes
 	$(BIN)/python src/train.py experiment=vapo_full

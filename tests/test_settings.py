@@ -82,7 +82,10 @@ SLIPS = {  # value of a key: what the line says
     "algorithm.clip_low=wide": "algorithm.clip_low is wide; set it to a number",
     "algorithm.dual_clip=x": "algorithm.dual_clip is x; set it to a number or null",
     "algorithm.dynamic_sampling=1": "algorithm.dynamic_sampling is 1; set it to true or false",
+    "data.rollouts_per_step=nan": "data.rollouts_per_step is nan; set it to a whole number",
     "data.rollouts_per_step=16.0": "data.rollouts_per_step is 16.0; set it to a whole number",
+    "module.max_grad_norm=nan": "module.max_grad_norm is nan; set it to a number or null",
+    "rollout.sampling.temperature=nan": "rollout.sampling.temperature is nan; set it to a number",
     "data.benchmark_limit=few": "data.benchmark_limit is few; set it to a whole number or null",
     "module.policy_steps=null": "module.policy_steps is null; set it to a whole number",
     "module.actor_optimizer.lr=1e-4x": "module.actor_optimizer.lr is 1e-4x; set it to a number",
@@ -124,6 +127,13 @@ def test_other_types_that_an_argument_takes_pass(choice: str, tmp_path: Path) ->
     check_types(config)
 
 
+@pytest.mark.parametrize("slip", ["data.rollouts_per_step=nan", "module.minibatch_rollouts=inf", "module.policy_steps=[1]"])
+def test_a_size_of_another_type_is_left_to_the_check_of_types(slip: str, tmp_path: Path) -> None:
+    check_training(config_for(tmp_path, slip))
+    with pytest.raises(ValueError, match="set it to a whole number"):
+        check_types(config_for(tmp_path, slip))
+
+
 EARLY = {
     "threads=0": "threads is 0; set it to 1 or more",
     "seed=-1": "seed is -1; set it to 0 to 4294967295",
@@ -143,6 +153,7 @@ EARLY = {
     "algorithm.group_size=0": "algorithm.group_size is 0",
     "algorithm.group_size=five": "algorithm.group_size is five",
     "data.rollouts_per_step=18": "set it to 16, or change the group size",
+    "module.minibatch_rollouts=0": "module.minibatch_rollouts is 0; set it to 1 or more",
     "module.minibatch_rollouts=48": "does not divide data.rollouts_per_step",
     "rollout.prefetch=2": "rollout.prefetch is 2",
     "trainer=gpu": "trainer.accelerator is gpu, but torch sees no GPU here: set trainer=cpu",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vapo.types import Status
+from vapo.verifiers.algebra import UnreadableError, parse_expression
 from vapo.verifiers.extraction import find_answer
 from vapo.verifiers.math_answer import MathVerifier
 
@@ -44,20 +45,28 @@ HOSTILE = [
     "1" * 390,
     "0." + "1" * 390,
     "1e999999999",
-    "__import__('os').system('touch PWNED')",
-    "exec(\"open('PWNED','w')\")",
-    "().__class__.__bases__[0].__subclasses__()",
-    "lambda: open('PWNED', 'w')",
-    "\\operatorname{eval}(open('PWNED','w'))",
     "\\input{/etc/passwd}",
+]
+CODE = [
+    "__import__('os').system('touch {}')",
+    "exec(\"open('{}','w')\")",
+    "open('{}', 'w')",
+    "\\operatorname{{eval}}(open('{}','w'))",
 ]
 
 
 @pytest.mark.parametrize("gold", ["18", "\\frac{1}{3}"])
-def test_hostile_answers_are_never_right_and_nothing_runs(gold, verifier, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_hostile_answers_are_never_right(gold, verifier):
     verdicts = [verifier.submit(f"Answer: {text}", gold) for text in HOSTILE]
     assert all(verdict.result(timeout=120).status is not CORRECT for verdict in verdicts)
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_code_is_not_run_by_any_layer(code, verifier, tmp_path):
+    text = code.format(tmp_path / "ran")
+    assert verifier(f"Answer: {text}", "18").status is WRONG
+    with pytest.raises(UnreadableError):  # nor by the parser, which is never asked about it
+        parse_expression(text)
     assert os.listdir(tmp_path) == []
 
 
@@ -78,11 +87,54 @@ def test_hostile_answers_are_never_right_and_nothing_runs(gold, verifier, tmp_pa
 )
 def test_reading_a_long_answer_takes_no_time(body):
     """All this happens in the training process."""
-    started = time.perf_counter()
+    started = time.process_time()
     for marker in ("Answer: ", "\\boxed{", ""):
         found = find_answer(marker + body)
         MathVerifier.decide(MathVerifier(), (found or "")[:401], "18")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 2
+
+
+PIECES = [
+    "a ",
+    "ab ",
+    "1 ",
+    "x_1",
+    "'",
+    "\\prime}",
+    "\\pm ",
+    "\\frac",
+    "{",
+    "}",
+    "(a)",
+    "[",
+    "%",
+    "=",
+    " and ",
+    " is ",
+    "\n",
+    ">",
+    "*",
+    "so my ",
+]
+
+
+@pytest.mark.parametrize("first", PIECES)
+def test_nor_does_a_text_that_repeats_itself(first):
+    """Patterns that can match a text in many ways try them all: one pair in a hundred took years."""
+    for second in PIECES:
+        body = (first + second) * 2000
+        for end in ("", "^2 = 17"):
+            started = time.process_time()
+            find_answer(body[:3900] + end)
+            MathVerifier.decide(MathVerifier(), body[:390] + end, "18")
+            assert time.process_time() - started < 2, (second, end)
+
+
+def test_a_sentence_with_a_formula_at_its_end_takes_no_time():
+    started = time.process_time()
+    text = "the number of all the ways to get to the top of the hill that is behind the house of the old man in 2.5 min = 17"
+    assert MathVerifier.decide(MathVerifier(), text, "17") is WRONG
+    assert time.process_time() - started < 2
 
 
 def random_response(rng: random.Random) -> str:

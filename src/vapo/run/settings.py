@@ -33,10 +33,14 @@ def check_training(config: DictConfig) -> None:
     if evaluation is not None and "_target_" in evaluation:
         check_types(config, "callbacks.aime_evaluation.sampling")
         instantiate(evaluation)
-    with suppress(TypeError):  # a wrong type, which `check_types` will name
-        check_groups(config.data.rollouts_per_step, config.data.group_size)
-        check_minibatches(config.module.minibatch_rollouts, config.data.rollouts_per_step)
-        warn_of_unused(config)
+    rollouts, group, minibatch = config.data.rollouts_per_step, config.data.group_size, config.module.minibatch_rollouts
+    if all(
+        type(size) is int for size in (rollouts, group, minibatch, config.module.policy_steps)
+    ):  # others `check_types` will name
+        check_groups(rollouts, group)
+        check_minibatches(minibatch, rollouts)
+        with suppress(TypeError):  # the same
+            warn_of_unused(config)
 
 
 def check_evaluation(config: DictConfig) -> None:

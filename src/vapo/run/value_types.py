@@ -132,8 +132,9 @@ def plain_types(hint: Any) -> Types | None:
 def _check(key: str, value: Any, types: Types | None) -> None:
     found: type = list if isinstance(value, ListConfig) else dict if isinstance(value, DictConfig) else type(value)
     becomes_object = found is dict and "_target_" in value
-    if becomes_object or not types or types == {NoneType} or found in types or (found is int and float in types):
+    is_nan = found is float and math.isnan(value)
+    if not is_nan and (becomes_object or not types or types == {NoneType} or found in types or (found is int and float in types)):
         return
     shown = "null" if value is None else "true" if value is True else "false" if value is False else value
-    named = types - {int} if float in types else types
+    named = {float} if not types else types - {int} if float in types else types
     raise ValueError(f"{key} is {shown}; set it to {' or '.join(words for kind, words in WORDS.items() if kind in named)}")

@@ -1,13 +1,16 @@
 """Layer 3 of a verdict, algebra: math-verify reads two expressions; they are equal if they are at random points, to 120 digits."""
 
+import math
 import random
 import re
 from functools import lru_cache
 from typing import Any
 
 DIGITS, AGREE = 150, 120  # significant digits that are computed, and that must agree
-POINTS = 6  # at which expressions with variables are compared, half of them negative
-MOST_CHARACTERS = 600  # of an expression
+# Sizes of the letters at the points at which expressions are compared, with both signs: small ones; where a function has kinks,
+# such as |x| or a floor, also others, since it may be another one on the far side of a kink.
+SIZES, FAR_SIZES = (1, 1, 1, 1, 1, 0.1, 10), (3, 5, 10, 20, 50, 100, 300, 1000)
+ENOUGH = 3  # points at which both have a value
 CACHED = 1000  # expressions
 # A command, with the _ of those below which an expression stands; a capital, and its index; an index.
 _CAPITAL = re.compile(r"\\(?:(?:log|lim|sum|prod|int|max|min) ?_|[a-zA-Z]+)|([A-Z])(?: ?_ ?\{([^{}]*)\})?|_ ?\{([^{}]*)\}")
@@ -49,7 +52,7 @@ def prepared(text: str) -> str:
     ('2\\cdot (3) + (\\frac{5}{10})\\cdot v_{91}', 'x^{p_{2024}} - x^{10}')
     """
     text = re.sub(r"(\d+(?:\.\d+)?) ?\\degree(?![a-z])", r"(\\frac{\1\\pi}{180})", text)
-    text = re.sub(r"\^ ?([-+]?\d\d+)", r"^{\1}", text)
+    text = re.sub(r"\^ ?([-+]?\d\d+|-(?:\d|[a-zA-Z])(?!\w))", r"^{\1}", text)
     text = re.sub(r"\^ ?\{? ?(\d{4,}) ?\}?", r"^{p_{\1}}", text)
     text = re.sub(r"(\d{4,}) ?!", r"q_{\1}", text)
     text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"(\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}})", text)
@@ -84,12 +87,14 @@ def equal_expressions(answer: str, reference: str, equation: bool = False) -> bo
         a = parse_expression(answer)
     except UnreadableError:
         return False
-    if len(answer) > MOST_CHARACTERS:
-        return False
     letters = sorted(a.free_symbols | b.free_symbols, key=str)
-    rng, ratios, met = random.Random(0), set(), 0
-    for point in range(POINTS if letters else 1):
-        at = {x: sympy.Float(rng.uniform(1, 3), DIGITS) * (-1) ** (point * rng.randrange(2)) for x in letters}
+    kinks = (a.atoms(*_kinks(sympy)) | b.atoms(*_kinks(sympy))) or any(
+        _is_even_root(power) for x in (a, b) for power in x.atoms(sympy.Pow)
+    )
+    sizes = SIZES + (FAR_SIZES if kinks else ()) if letters else (1,)
+    rng, ratios, met, slack = random.Random(0), set(), 0, sympy.Float(10) ** -AGREE
+    for point, size in enumerate(sizes):
+        at = {x: sympy.Float(size * rng.uniform(1, 3), DIGITS) * (-1) ** (point * rng.randrange(2)) for x in letters}
         x, y = (form.evalf(DIGITS, subs=at) for form in (a, b))
         if not (x.is_number and y.is_number) or any(value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) for value in (x, y)):
             continue
@@ -98,13 +103,31 @@ def equal_expressions(answer: str, reference: str, equation: bool = False) -> bo
         met += 1
         if equation:
             ratios.add(sympy.N(x / y, 40) if y != 0 else None)
-        elif abs(x - y) > abs(y) * sympy.Float(10) ** -AGREE + sympy.Float(10) ** -(AGREE + 15):
+        elif abs(x - y) > max(abs(x), abs(y)) * slack and abs(x - y) > max(_largest_term(form, at) for form in (a, b)) * slack:
             return False
-    if equation:
-        first = next(iter(ratios), None)
-        return (
-            first is not None
-            and first != 0
-            and all(ratio is not None and abs(ratio - first) < abs(first) * 10**-30 for ratio in ratios)
-        )
-    return met >= min(3, POINTS if letters else 1)
+    if met < min(ENOUGH, len(sizes)):
+        return False
+    first = next(iter(ratios), None)
+    return not equation or (
+        first is not None
+        and first != 0
+        and all(ratio is not None and abs(ratio - first) < abs(first) * 10**-30 for ratio in ratios)
+    )
+
+
+def _kinks(sympy: Any) -> tuple[Any, ...]:
+    return sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign
+
+
+def _is_even_root(power: Any) -> bool:
+    """Whether it is the square root of something, and the like: (x^2)^{1/2} is |x|."""
+    return bool(power.exp.is_Rational and power.exp.q % 2 == 0 and power.base.free_symbols)
+
+
+def _largest_term(form: Any, at: dict[Any, Any]) -> Any:
+    """The size of the largest term that is added up in an expression: its rounding may be left where the terms cancel."""
+    if form.is_Add:
+        return max(_largest_term(term, at) for term in form.args)
+    if form.is_Mul:
+        return math.prod(_largest_term(factor, at) for factor in form.args)
+    return abs(form.evalf(DIGITS, subs=at))

@@ -15,7 +15,7 @@ WORDS |= {
     word: 20 + 10 * i for i, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
 }
 
-_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(?:\.\d+)?[eE][+-]?\d{1,3}")
 _PLAIN = re.compile(r"([+-]?) ?(?:(\d*\.?\d+|\d+\.)|(?:(\d+) )?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) ?/ ?(\d+)))")
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)(?:\\overline ?\{(\d+)\}|\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?|\((\d+)\))")
@@ -34,7 +34,14 @@ def number(text: str) -> Fraction | None:
     if not text.isascii() and text[-1] not in SCALES:
         return None
     head, _, scale = text.rpartition(" ")
-    factor = SCALES.get(scale.lower().removesuffix("s")) if head else SCALES.get(text[-1:]) if text[-1:] in ("万", "亿") else None
+    scale = scale.lower()
+    factor = (
+        SCALES.get(scale, SCALES.get(scale.removesuffix("s")))
+        if head
+        else SCALES.get(text[-1:])
+        if text[-1:] in ("万", "亿")
+        else None
+    )
     if factor is not None:
         value = number((head or text[:-1]).strip())
         return None if value is None else value * factor
@@ -88,7 +95,7 @@ def arithmetic(text: str) -> Fraction | None:
     """
     tokens: list[str] = []
     end = 0
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])", lambda grouped: grouped[0].replace(",", ""), text)
     while match := _TOKENS.match(text, end):
         if match.start() != end or (tokens and match[0][0].isspace() and tokens[-1][-1].isdigit() and match[1][0].isdigit()):
             return None  # "17 18"
@@ -165,8 +172,8 @@ class _Parser:
 
     def factorial(self) -> Fraction:
         value = self.atom()
-        while self.take("!"):
-            if value.denominator != 1 or not 0 <= value <= 5000:
+        if self.take("!"):
+            if value.denominator != 1 or not 0 <= value <= 5000 or self.peek() == "!":
                 raise ValueError("no factorial, or too big")
             value = Fraction(math.factorial(int(value)))
         return value

@@ -36,6 +36,8 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
         return _combined(a.name + b.name) and _equations(a, b, algebra)
     if b.kind != "equation" and _combined(b.name) and not a.name and a.kind != "equation":
         return False  # x + y = 5 as a reference is a line, not 5
+    if {a.kind, b.kind} == {"text", "expression"}:  # ab and a \cdot b, but not ba
+        return re.sub(r"\\cdot| ", "", a.text) == re.sub(r"\\cdot| ", "", b.text)
     if a.kind in ("unknown", "text", "based") or b.kind in ("unknown", "text", "based"):
         return a.kind == b.kind and a.text == b.text and bool(a.text)
     if "choice" in (a.kind, b.kind):
@@ -51,11 +53,7 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
     if {a.kind, b.kind} <= {"number", "expression"}:
         return _quantity(a, b, algebra)
     if a.kind == "named" and b.kind == "bracket":  # x = 2, y = 3 for (2, 3)
-        return (
-            [item.name for item in a.items] == sorted(item.name for item in a.items)
-            and b.text == "()"
-            and _all(a.items, b.items, algebra)
-        )
+        return b.text == "()" and _all(sorted(a.items, key=lambda x: x.name), b.items, algebra)
     if a.kind == "named" and b.kind == "list" and len({re.sub(r"_.*", "", item.name) for item in a.items}) == 1:
         return _matched(a.items, b.items, algebra)  # x_1 = 2, x_2 = 3
     if {a.kind, b.kind} == {"matrix", "bracket"}:  # a column for a tuple
@@ -74,8 +72,8 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
 
 
 def _combined(name: str) -> bool:
-    """Whether it is a combination of letters, such as x + y."""
-    return re.search(r"[-+/{\d]", re.sub(r"_ ?(?:\w|\{\w*\})", "", name)) is not None
+    """Whether it is a combination of letters, such as x + y, and not x_1 or f(2)."""
+    return re.search(r"[-+/{\d]", re.sub(r"_ ?(?:\w|\{\w*\})|(?<=[a-zA-Z])\([^()]*\)", "", name)) is not None
 
 
 def _all(a: Sequence[Form], b: Sequence[Form], algebra: Algebra) -> bool:
@@ -119,7 +117,7 @@ def _equations(a: Form, b: Form, algebra: Algebra) -> bool:
             sides.append(f"{form.name}-({form.text})")
         else:
             return False
-    if a.kind == b.kind == "expression":
+    if a.kind == b.kind == "expression" and a.name == b.name:
         return algebra(a.text, b.text, False)
     return (a.kind == b.kind == "equation" and a.text == b.text) or algebra(sides[0], sides[1], True)
 
@@ -131,7 +129,12 @@ def _colon(a: Form, b: Form) -> bool:
     ratio, other = (a, b) if a.kind == "colon" else (b, a)
     above, below = ([x.value or Fraction(0) for x in ratio.items] + [Fraction(0)])[:2]
     return (
-        len(ratio.items) == 2 and other.kind == "number" and not ratio.unit and below not in (0, 1) and other.value == above / below
+        len(ratio.items) == 2
+        and other.kind == "number"
+        and not ratio.unit
+        and below != 0
+        and (above / below).denominator != 1  # 1:2 is 1/2, but 8:4 is not 2
+        and other.value == above / below
     )
 
 

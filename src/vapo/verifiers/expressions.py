@@ -4,6 +4,7 @@ import re
 
 FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp min max gcd lcm lim"
 _OTHERS = "frac sqrt pi cdot times div binom lfloor rfloor lceil rceil sum prod int to infty degree"
+SHORT_WORDS = "an|and|are|as|at|but|by|for|if|in|is|it|mod|no|not|of|off|on|or|out|per|so|the|to|up"
 GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi varphi omega"
 _ALGEBRA = {f"\\{name}" for name in f"{FUNCTIONS} {GREEK} {_OTHERS}".split()}
 # What a computer algebra system would try to write out: towers of numbers, large factorials, sums and products over large ranges.
@@ -33,6 +34,8 @@ def expression(text: str) -> str:
     if "," in rest and not re.search(r"\\(?:gcd|lcm|min|max)", text):
         return ""
     if _EXPLODES.search(text) or re.search(r"\.\d+\.|\.\.", rest):
+        return ""
+    if re.search(rf"(?:^| )(?:{SHORT_WORDS})(?= |$)", bare):
         return ""
     if re.fullmatch(r"[a-zA-Z ]{2,}", rest.strip()) and not commands:
         return ""  # a word

@@ -7,17 +7,20 @@ _WORDS = "answer|respuesta|resposta|risposta|réponse|antwort|ответ|答案|
 _BEFORE = (
     r"(?:(?:the|my|our|so|thus|hence|therefore|final|correct|numerical|short|最终|最后|正确|la|die|ta|final)[,\s*_]+|最终|最后)*"
 )
+_BEGINS = re.compile(
+    rf"(?:^|[\n.,!?;:)}}\]$>。，！])[\s#*_>\-]*{_BEFORE}\Z", re.IGNORECASE
+)  # nothing else is before it in its clause
+REACH = 80  # characters that are read for it
 MARKERS = {  # name -> where an answer begins
-    # DAPO's rule, the text after "Answer:", in bold or not; `<answer>`; 答案：. The group is there if it begins a sentence.
-    "answer": re.compile(
-        rf"(?P<strong>(?:^|[\n.!?;:)}}\]$>。，！])[\s#*_>\-]*{_BEFORE})?(?:(?:{_WORDS})[ \t*_`]*(?:[:：]|[是为])|<answer>)[*_`]*",
-        re.IGNORECASE,
-    ),
+    # DAPO's rule, the text after "Answer:", in bold or not; `<answer>`; 答案：
+    "answer": re.compile(rf"(?:(?:{_WORDS})[ \t*_`]*(?:[:：]|[是为])|<answer>)[*_`]*", re.IGNORECASE),
     "boxed": re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])"),  # LaTeX: the content of the braces
     "hashes": re.compile(r"####(?!#)"),  # GSM8K: the rest of the line
     "text": re.compile(r"answer\s*:", re.IGNORECASE),  # everything after the last "Answer:", as it is
     # Only where no other marker has found anything:
-    "last_number": re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?(?!\w)"),
+    "last_number": re.compile(
+        r"(?<![\w.])-?(?>\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?)(?!\d|_|[^\W\d_](?![^\W\d_]))"
+    ),  # also of 25kg, not of 3x
     "whole_response": re.compile(r"\A"),
 }
 FALLBACKS = ("last_number", "whole_response")
@@ -47,7 +50,8 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
     for name in markers:
         if name not in FALLBACKS:
             found += [
-                (match.groupdict().get("strong", "") is not None, match.end(), name) for match in MARKERS[name].finditer(response)
+                (name != "answer" or _begins(response, match.start()), match.end(), name)
+                for match in MARKERS[name].finditer(response)
             ]
     for strong in (True, False):
         weaker = []
@@ -66,6 +70,12 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
             matches = list(MARKERS[name].finditer(response))
             return (response.strip() if name == "whole_response" else matches[-1][0] if matches else "") or None
     return None
+
+
+def _begins(response: str, at: int) -> bool:
+    """Whether a sentence or a clause begins at `at`, perhaps with "so my final"."""
+    before = response[max(0, at - REACH) : at]
+    return _BEGINS.search(before if at <= REACH else f"x{before}") is not None
 
 
 def _text_at(response: str, start: int, name: str) -> str:

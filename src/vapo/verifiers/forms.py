@@ -4,6 +4,7 @@ number      17, 3/4, 5 1/2, 35 %, 17 cm          text        yes, Alice, CAB    
 list        2, 5 or \{2, 5\} or \pm 33           bracket     (2, 3), [0, \infty)        union     (0, 1) \cup (2, 3)
 matrix      rows of entries                      colon       2:15, 1:2                  based     1011_2
 equation    2x = 17                              chain       9 + 8 = 17                 expression  whatever algebra may read
+row         of a matrix                          named       x = 2, y = 3               union       also x < 1 or x > 3
 unknown     anything else: right only if it is written like the reference
 """
 
@@ -31,18 +32,23 @@ class Form:
     name: str = ""  # x of `x = 17`, or of `x \ge 3`
 
 
-_LETTER = (
-    rf"(?:[a-zA-Z]|\\(?:{'|'.join(GREEK.split())})(?![a-zA-Z])) ?(?:_ ?(?:\w|\{{[^{{}}]*\}}))? ?(?:'|\^? ?\{{? ?\\prime ?\}}?)*"
-)
+# Of a text that is compact. Possessive and atomic: what they cannot match they leave at once, however long it is.
+_LETTER = rf"(?>(?:[a-zA-Z]|\\(?:{'|'.join(GREEK.split())})(?![a-zA-Z]))(?:_(?:\w|\{{[^{{}}]*\}}))?(?:'|\^?\{{?\\prime\}}?)*)"
 _SIMPLE = re.compile(
-    rf"{_LETTER}(?:\^ ?\{{ ?-1 ?\}} ?)?(?:\([^()]*\))?|[A-Z]{{2,4}}"
-    rf"|m? ?\\(?:angle|triangle|overline|vec|hat|bar) ?\{{?(?: ?\w)+ ?\}}?"
-    rf"|\[[A-Z ]+\]|\|[A-Z]{{2}}\||\\lfloor ?[a-z] ?\\rfloor"
-    rf"|\\(?:sin|cos|tan|arg|deg|det|Pr?) ?(?:{_LETTER}|\((?:[^()])*\))|\((?: ?{_LETTER} ?,?)+\)"
+    rf"{_LETTER}(?:\^\{{-1\}})?(?:\([^()]*\))?|[A-Z]{{2,4}}"
+    rf"|m?\\(?:angle|triangle|overline|vec|hat|bar) ?\{{?(?: ?\w)++\}}?"
+    rf"|\[[A-Z ]+\]|\|[A-Z]{{2}}\||\\lfloor ?[a-z]\\rfloor"
+    rf"|\\(?:sin|cos|tan|arg|deg|det|Pr?) ?(?:{_LETTER}|\([^()]*\))|\((?: ?{_LETTER},?)++\)"
 )
-_COMBINED = re.compile(rf"(?:\\frac|[-+/{{}} \d]|\\cdot|{_LETTER})+")
-_MONEY = re.compile(rf"(-?) ?(?:(?:C|A) ?(?=dollar))?({'|'.join(CURRENCIES)})s?\.? ?(?:dollars? ?)?([-\d.][^ ]*)")
+_COMBINED = re.compile(rf"(?:\\frac|[-+/{{}} \d]|\\cdot|{_LETTER})++")
+_NO_TEXT = re.compile(r"[,;/+*^=]|\\(?:cdot|times|div)|(?:and|or|is(?! (?:the )?(?:correct|right)))(?![a-zA-Z])")  # behind (A)
+_OTHER_CHOICE = re.compile(r"(?<![a-zA-Z])(?:\(?[A-J]\)|[A-J]:|(?:and|or|is|not|,) ?[A-J](?![a-zA-Z]))")
+_MONEY = re.compile(
+    rf"(-?) ?(?:(?:C|A) ?(?=dollar))?({'|'.join(CURRENCIES)})s?\.? ?(?:dollars? ?)?"
+    r"([-\d.][^ ]*(?: (?:[mbtr]+illion|thousand|hundred)s?)?)"
+)
 _WORDS = re.compile(r"[^\W\d_][\w'.-]*(?:[ ,]+[\w'.&-]+)*")
+_SEPARATORS = r"(?:;|(?<!\d),|,(?!\d{3}(?!\d)))(?: ?(?:and|or|&) )? ?| (?:and|or|&) |和|与|或"  # of a list
 _RELATION = {"<": "<", ">": ">", r"\le": "<=", r"\ge": ">="}
 
 
@@ -60,8 +66,8 @@ def read(answer: str) -> Form:
 
 
 def shown(form: Form, most: int) -> str:
-    """A form in words: one text for equal answers, as far as that shows without algebra. Numbers of more than `most` digits stay as
-    they were written.
+    """A form in words: one text for equal answers, as far as that shows without algebra; numbers are without their units. Numbers
+    of more than `most` digits stay as they were written.
 
     >>> shown(read("(0.5, \\\\frac{6}{3}]"), 9), shown(read("3, 1 and 2"), 9), shown(read("x = 2, y = 3"), 9)
     ('(1/2, 2]', '1, 2, 3', 'x = 2, y = 3')
@@ -76,7 +82,7 @@ def shown(form: Form, most: int) -> str:
     if form.kind == "named":
         parts = sorted(f"{item.name} = {part}" for item, part in zip(form.items, parts, strict=True))
     between = {"union": " or ", "colon": ":", "row": " & ", "matrix": "; ", "chain": " = "}.get(form.kind, ", ")
-    start, end = (form.text[0], form.text[1]) if form.kind == "bracket" else ("", "")
+    start, end = (form.text[0], form.text[1]) if form.kind == "bracket" else ("", f" {form.unit}".rstrip())
     return f"{start}{between.join(parts)}{end}"
 
 
@@ -92,9 +98,9 @@ def _read(text: str) -> Form:
     if not text:
         return unknown
     if choice := re.fullmatch(r"\(([A-J])\)[.:]? ?(.*)|([A-J])(?:[):.] ?| - )(\S.*)", text):
-        letter, rest = choice[1] or choice[3], choice[2] or choice[4]
-        if rest and re.search(r"(?<![a-zA-Z])\(?[A-J]\)", rest):
-            return _listed(text) or unknown  # several choices
+        letter, rest = choice[1] or choice[3], choice[2] or choice[4] or ""
+        if _NO_TEXT.match(rest) or _OTHER_CHOICE.search(rest):
+            return _listed(text) or unknown  # several choices, or a formula
         minus = text[1:4] == " - " and expression(rest)  # C - x^2 is a difference, B - the median a choice
         if not minus and (not rest or not re.match(r"[^(]*\)", rest)):
             return Form("choice", letter, (_read(rest),) if rest else ())
@@ -105,24 +111,26 @@ def _read(text: str) -> Form:
     if (value := number(text)) is not None:
         return Form("number", plain, value=value)
     if money := _MONEY.fullmatch(text):
-        return replace(_read(money[1] + money[3]), unit=UNITS.get(money[2], "dollar"))
+        amount, currency = _read(money[1] + money[3]), UNITS.get(money[2], "dollar")
+        return replace(amount, unit=currency) if amount.unit in ("", currency) else unknown
     return _listed(text) or _related(text) or _bracketed(text) or _quantity(text) or unknown
 
 
 def _listed(text: str) -> Form | None:
     """A list: parts between commas, semicolons, and, or; `a \\pm b`; None if it is not one."""
-    if re.search(r"\\(?:sum|prod|int|lim)(?![a-z])", text) is None and r"\pm" in text and split(text, r"\\pm")[0] != text:
+    if r"\pm" in text and len(split(text, _SEPARATORS)) == 1 and re.search(r"\\(?:sum|prod|int|lim)(?![a-z])", text) is None:
         return Form("list", "", tuple(_read(text.replace(r"\pm", a).replace(r"\mp", b)) for a, b in (("+", "-"), ("-", "+"))))
     same = split(text, r",? ?(?:or equivalently|equivalently|i\.e\.|that is|which equals|即),? ")
     if len(same) == 2 and all(same):
         return Form("chain", "", tuple(map(_read, same)))
     joined = " and " if len(split(text, r" and | & |和|与")) > 1 else " or " if len(split(text, r" or |或")) > 1 else ","
-    parts = split(text, r"(?:;|(?<!\d),|,(?!\d{3}(?!\d)))(?: ?(?:and|or|&) )? ?| (?:and|or|&) |和|与|或")
+    parts = split(text, _SEPARATORS)
     if len(parts) < 2 or not all(parts):
         return None
     if re.fullmatch(r"\\?(?:lim|gcd|lcm|max|min).*", text) and len(split(text, ",")) == 1:
         return None
-    items = tuple(map(_read, parts))
+    read_parts = map(_read, parts)
+    items = tuple(item for part in read_parts for item in (part.items if part.kind == "list" and part.text == "" else (part,)))
     names = [item.name for item in items]
     if any(item.kind == "bracket" and item.name for item in items):  # inequalities
         if joined == " or " and len({*names, ""}) <= 2:
@@ -138,7 +146,7 @@ def _listed(text: str) -> Form | None:
 def _related(text: str) -> Form | None:
     """`x = 17`, `17 = x`, `9 + 8 = 17`, `x^2 = 17`, `x \\ge 3`, `x \\in S`; None if there is no relation."""
     belongs = split(text, r"\\in(?![a-z])")
-    if len(belongs) == 2 and re.fullmatch(_LETTER, belongs[0]):
+    if len(belongs) == 2 and re.fullmatch(_LETTER, compact(belongs[0])):
         return replace(_read(belongs[1]), name=compact(belongs[0]))
     parts = split(text, r"(<|>|\\le(?![a-z])|\\ge(?![a-z]))")
     if len(parts) > 1:
@@ -163,11 +171,12 @@ def _related(text: str) -> Form | None:
 
 def _is_name(text: str) -> bool:
     """Whether a side of an equation is what was asked for, and not a step on the way: a letter, f(2), m + n, [ABC], words."""
-    if _SIMPLE.fullmatch(text):
-        return not re.fullmatch(r"[ei]", text)
+    plain = compact(text)
+    if _SIMPLE.fullmatch(plain):
+        return plain not in ("e", "i")
     letters = {token for token in re.findall(r"\\?[a-zA-Z]+", re.sub(r"\\frac|\\cdot", " ", text)) if token}
     letters = {x for token in letters for x in ([token] if token[0] == "\\" else token)}
-    if _COMBINED.fullmatch(text):
+    if _COMBINED.fullmatch(plain) and not CHANGES.search(text):  # m + n, but not log x
         terms = re.split(r"[-+]", text)
         return (
             len(letters) >= 2
@@ -186,7 +195,7 @@ def _interval(parts: list[str]) -> Form | None:
     if signs[0][0] == ">":
         signs, values = [sign.replace(">", "<") for sign in signs[::-1]], values[::-1]
     infinity = Form("text", r"\infty")
-    at = [i for i, value in enumerate(values) if re.fullmatch(_LETTER, value)]
+    at = [i for i, value in enumerate(values) if re.fullmatch(_LETTER, compact(value))]
     if len(at) != 1 or (len(values) == 3 and at != [1]):
         return None
     bounds = [_read(value) for i, value in enumerate(values) if i != at[0]]
@@ -227,7 +236,7 @@ def _bracketed(text: str) -> Form | None:
 def _quantity(text: str) -> Form | None:
     """Percentages, units, currencies, times and ratios, numbers in a base, infinities, words, expressions."""
     plain = compact(text)
-    if percent := re.fullmatch(r"(.*\S) ?(?:%|per ?cents?|percents?|pct|百分之)", text):
+    if percent := re.fullmatch(r"([^%]*[^%\s]) ?(?:%|per ?cents?|percents?|pct|百分之)", text):
         body = _read(percent[1])
         return replace(body, unit="%") if body.kind in ("number", "expression") and not body.unit else None
     if scaled := re.fullmatch(r"百分之 ?(.+)", text):
@@ -254,11 +263,12 @@ def _quantity(text: str) -> Form | None:
             if (form := _read(amount)).kind in ("number", "expression", "list", "chain")
             else None
         )
-    if (value := arithmetic(text)) is not None:
+    if (value := arithmetic(re.sub(r"(?<=^)(\d+) ?\^? ?\{? ?(?:st|nd|rd|th) ?\}?$", r"\1", text))) is not None:  # 17, or the 17th
         return Form("number", plain, value=value)
     if readable := expression(text):
         return Form("expression", readable)
     if _WORDS.fullmatch(text):
         words = re.sub(r"[.'\"-]", "", plain)
+        words = words.replace(" ", "") if max(map(len, words.split())) == 1 else words  # a b is ab
         return Form("text", words.casefold() if len(words) > 2 or words.lower() == "no" else words)
     return None

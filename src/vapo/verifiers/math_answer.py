@@ -110,7 +110,7 @@ class MathVerifier(AnswerVerifier):
         """
         reason: Future[str] = Future()
         form = read(reference)
-        expressions = [part.text for part in _parts(form) if part.kind == "expression"]
+        expressions = list(dict.fromkeys(part.text for part in _parts(form) if part.kind == "expression"))
         if not reference.strip():
             reason.set_result("it is empty")
         elif not reference.replace("\n", " ").isprintable():
@@ -120,12 +120,21 @@ class MathVerifier(AnswerVerifier):
         elif not expressions:
             reason.set_result("")
         else:
-            text = max(expressions, key=len)
-            judged = self.pool.submit(f"0+({text})", text)
-            judged.add_done_callback(
-                lambda judged: reason.set_result("" if judged.result() is Status.CORRECT else f"algebra cannot read {text!r}")
-            )
+            self._try(expressions, reason)
         return reason
+
+    def _try(self, expressions: Sequence[str], reason: Future[str]) -> None:
+        """Asks a judge about one expression after the other; `reason` is the first that algebra cannot read."""
+
+        def done(judged: Future[Status]) -> None:
+            if judged.result() is not Status.CORRECT:
+                reason.set_result(f"algebra cannot read {expressions[0]!r}")
+            elif len(expressions) == 1:
+                reason.set_result("")
+            else:
+                self._try(expressions[1:], reason)
+
+        self.pool.submit(f"0+({expressions[0]})", expressions[0]).add_done_callback(done)
 
 
 def _parts(form: Form) -> Iterator[Form]:

@@ -4,17 +4,33 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from vapo.verifiers.extraction import braced
+
 _GREEK = "alpha beta gamma delta theta lambda mu pi rho sigma tau phi omega"
 _SYMBOLS = {
     **{"−": "-", "–": "-", "—": "-", "﹣": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*"},
     **{"∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm "},
     **{"∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∓": r"\mp ", "°": r"\degree ", "→": r"\to "},
-    **{"。": ".", "，": ",", "、": ",", "‘": "'", "’": "'", "“": '"', "”": '"', "′": r"\prime ", "{,}": ",", "″": r"\prime\prime "},
+    **{
+        "。": ".",
+        "，": ",",
+        "、": ",",
+        "‘": "'",
+        "’": "'",
+        "“": '"',
+        "”": '"',
+        "′": r"\prime ",
+        "{,}": ",",
+        "{:}": ":",
+        "″": r"\prime\prime ",
+    },
+    **{"℃": r"\degree C", "℉": r"\degree F", "º": r"\degree ", "˚": r"\degree ", "¢": " cent ", r"\checkmark": ""},
     **{"€": " euro ", "£": " pound ", "¥": " yen ", "₹": " rupee ", r"\$": " dollar ", r"\pounds": " pound ", r"\euro": " euro "},
     **{"⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle "},
     **{letter: f"\\{name} " for letter, name in zip("αβγδθλμπρστφω", _GREEK.split(), strict=True)},
 }
 _LONG = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "d": "day", "l": "liter", "L": "liter"}
+_CROSSES = "❌✗✘✖❎"  # not the answer; other pictures say nothing
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _STYLE = (  # commands that change how their argument looks and not what it is
     r"text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|underline|operatorname\*?|unit"
@@ -31,6 +47,8 @@ _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in 
     (r"\\lt(?![a-z])", "<"),
     (r"\\gt(?![a-z])", ">"),
     (r"\\(?:varnothing)(?![a-z])", r"\\emptyset"),
+    (r"\\varepsilon(?![a-z])", r"\\epsilon"),
+    (r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\\(?:R|reals)(?![a-zA-Z])", r"\\mathbb{R}"),
     (r"\\(?:lvert|rvert|vert|mid)(?![a-z])", "|"),
     (r"\\(?:lbrace|rbrace)(?![a-z])", lambda m: r"\{" if "l" in m[0] else r"\}"),
@@ -55,8 +73,6 @@ _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in 
     (r"\*\*([^*]+)\*\*", r"\1"),
     (r"(?<!\*)\*(?!\*)", r"\\cdot "),
     (r"\\frac ?(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac ?(\d) ?(?=\{)", r"\\frac{\1}"),
-    (r"(\\frac ?\{[^{}]*\}) ?(\d)", r"\1{\2}"),
     (r"(?:√|\\sqrt) ?(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
     (r"√ ?\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![a-zA-Z\\])sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
@@ -77,6 +93,41 @@ _SWITCH = re.compile(rf"\\(?:{_STYLE})(?![a-zA-Z])")
 _BLANKS = re.compile(r"\s+")
 
 
+_ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}  # of commands; an argument without braces is one character or command
+_COMMAND = re.compile(rf"\\({'|'.join(_ARGUMENTS)})(?![a-zA-Z]) ?(?:(?<=sqrt)\[[^\[\]]*\]|(?<=sqrt )\[[^\[\]]*\])?")
+_ARGUMENT = re.compile(r" ?(\{|\\[a-zA-Z]+|[a-zA-Z]|\d(?!\d))")
+
+
+def _braced(text: str) -> str:
+    r"""Braces around the arguments of fractions, binomials and roots that have none.
+
+    >>> _braced("\\frac{\\sqrt{3}}2 + \\sqrt[3]x + \\sqrt\\frac1\\pi")
+    '\\frac{\\sqrt{3}}{2} + \\sqrt[3]{x} + \\sqrt{\\frac{1}{\\pi}}'
+    """
+    for command in reversed(list(_COMMAND.finditer(text))):  # from the right, so that arguments are whole when they are read
+        written, end = text[: command.end()].rstrip(), command.end()
+        for _ in range(_ARGUMENTS[command[1]]):
+            argument = _ARGUMENT.match(text, end)
+            stop = _end_of_argument(text, argument) if argument else end
+            if argument is None or stop <= argument.start(1):
+                break  # there is none, or its brace is not closed
+            whole = text[argument.start(1) : stop]
+            written, end = written + (whole if whole[0] == "{" else f"{{{whole}}}"), stop
+        text = written + text[end:]
+    return text
+
+
+def _end_of_argument(text: str, argument: re.Match[str]) -> int:
+    """Where an argument ends: braces at their partner, a command behind its own arguments, which have braces."""
+    groups, end = (1, argument.start(1)) if argument[1] == "{" else (_ARGUMENTS.get(argument[1][1:], 0), argument.end())
+    for _ in range(groups):
+        opened = re.compile(r" ?(?:\[[^\[\]]*\])?(?=\{)").match(text, end)
+        if opened is None:
+            break
+        _, end = braced(text, opened.end())
+    return end
+
+
 def spell(text: str) -> str:
     r"""One spelling of an answer: ASCII and a small LaTeX, without styles, delimiters and sizes. Words keep blanks around them.
 
@@ -92,7 +143,7 @@ def spell(text: str) -> str:
     text = re.sub(f"[{_LOWERED}]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     text = re.sub("[½⅓⅔¼¾⅕⅙⅛⅜⅝⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), text)
     text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) not in ("So", "Cf", "Mn"))
+    text = "".join(c for c in text if unicodedata.category(c) not in ("So", "Cf", "Mn") or c in _CROSSES)
     if r"\begin" in text:
         text = re.sub(r"\\\\(?:\[[^\]]*(?:pt|ex|em|mm)\])?", r" \\cr ", text)  # the end of a row: not "\\" and "\ "
     else:
@@ -101,4 +152,4 @@ def spell(text: str) -> str:
         text = pattern.sub(new, text)
     for _ in range(4):  # nested styles
         text = _STYLED.sub(r" \1 ", text)
-    return _BLANKS.sub(" ", _SWITCH.sub(" ", text)).strip()
+    return _BLANKS.sub(" ", _braced(_SWITCH.sub(" ", text))).strip()

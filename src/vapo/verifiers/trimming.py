@@ -2,6 +2,8 @@
 
 import re
 
+from vapo.verifiers.units import split_unit
+
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _OPENS = ("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\begin")
 _CLOSES = (")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end")
@@ -9,20 +11,26 @@ _CLOSES = (")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end")
 CHANGES = re.compile(
     r"(?<![a-z])(?:not|no|nor|never|or|but|maybe|perhaps|possibly|either|neither|unless|if|except|wrong|incorrect|mistake|wait|actually|however"
     r"|instead|between|below|above|under|over|least|most|more|less|than|minus|negative|plus|times|base|mod|modulo|pmod|remainder|point"
+    r"|twice|double|triple|squared|cubed|reciprocal|opposite|(?:square|cube|third|quarter) of|log|ln|sorry|should"
     r"|half|hundreds?|thousands?|\w*illions?|dozens?|lakhs?|crores?|tens|tenths?|percent|rather|guess|unclear|unknown|whether|nobody|nothing|none|cannot|hardly|doubt|unlikely|suppose|assume|estimated?|false|to|and)(?![a-z])|n't|\?",
     re.IGNORECASE,
 )
+_TAKES_BACK = re.compile(  # of them, those that are not said in a reason for the answer
+    r"(?<![a-z])(?:or|but|maybe|perhaps|possibly|either|wrong|incorrect|mistake|wait|actually|however|instead|rather|sorry|should"
+    r"|guess|unclear|doubt|unlikely|false)(?![a-z])|\?",
+    re.IGNORECASE,
+)
 _REASON = re.compile(
-    r"(?:,| -|;|\.)? (?:(?:since|because|see|using|where|which|so(?: that)?|hence|thus|therefore|for a total"
+    r"(?:,| -|;|\.)? (?:(?P<why>since|because|see|where)(?![a-z])|(?:using|which|so(?: that)?|hence|thus|therefore|for a total"
     r"|in total|in all|altogether"
     r"|obtained|i think|and we are done)(?![a-z])|by (?=the |our |\w+ing |\w+'s|inspection|symmetry|definition|induction)"
     r"|from (?=the |our |above|part|step)"
     r"|(?:is|are) (?:the (?:only|smallest|largest|least|greatest|maximum|minimum|total"
     r"|final|required|correct)|left|needed|possible)(?![a-z])"
-    r"|as (?=the |we |it |is |that |a |\w+ed(?![a-z])|above|before)).*$|(?:, |,? \()?(?:因为|由于|即可).*$",
+    r"|as (?=the |we |it |is |that |a |\w+ed(?![a-z])|above|before)).*$|(?:, |,? \()?(?:(?P<why_zh>因为|由于)|即可).*$",
     re.IGNORECASE | re.DOTALL,
 )
-_REMARK = re.compile(r"^(.*[^\s,]),? \(([^()]*[^\W\d_]{2,}[^()]*(?:\([^()]*\)[^()]*)*)\)$", re.DOTALL)
+_REMARK = re.compile(r"^(.*[^\s,]),? \(([^()]*(?:\([^()]*\)[^()]*)*)\)$", re.DOTALL)
 _LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore|and|finally),? |(?:the |my |our )?(?:final |correct )?"
     r"(?:answer|result|option|choice)(?: is| was|:|：|=) ?"
@@ -73,6 +81,27 @@ def enclosed(text: str) -> str | None:
     return None
 
 
+def _says_nothing(text: str) -> bool:
+    """Whether a text behind an answer leaves the answer as it is: without numbers and words that change one."""
+    return not re.search(r"\d", text) and not CHANGES.search(text)
+
+
+def _explains(reason: re.Match[str]) -> bool:
+    """Whether it takes nothing back; only "because" and the like may name other numbers."""
+    why = (reason["why"] or reason["why_zh"]) is not None
+    return not _TAKES_BACK.search(reason[0]) and (why or not re.search(r"\d", reason[0]))
+
+
+def _without_remark(text: str, answer: str, remark: str) -> str:
+    """`17 (apples that are left)` without what is in brackets, `17 (cm)` as 17 cm; other texts as they are."""
+    if (reason := _REASON.match(f" {remark}")) and _explains(reason):
+        return answer
+    if re.search(r"\d$", answer) and split_unit(f"{answer} {remark}")[1]:
+        return f"{answer} {remark}"
+    words = re.search(r"[^\W\d_]{3,}", remark) and re.fullmatch(r"[^\W_][\w\s.'%-]*", remark)
+    return answer if words and _says_nothing(remark) else text
+
+
 def trimmed(text: str) -> str:
     """Without what surrounds an answer: quotes, stops, braces, lead-ins, remarks and reasons."""
     for _ in range(6):
@@ -85,13 +114,11 @@ def trimmed(text: str) -> str:
             text = inside
         if lead := _LEAD.match(text):
             text = text[lead.end() :]
-        if (remark := _REMARK.match(text)) and (
-            _REASON.match(" " + remark[2]) or (not re.search(r"\\|,", remark[2]) and not CHANGES.search(remark[2]))
-        ):
-            text = remark[1]
-        if (sentence := re.match(r"(.*?[\d)}a-z%])[.!] +(?=[A-Z][a-z]* [a-z])(.*)$", text)) and not CHANGES.search(sentence[2]):
+        if remark := _REMARK.match(text):
+            text = _without_remark(text, *remark.groups())
+        if (sentence := re.match(r"(.*?[\d)}a-z%])[.!] +(?=[A-Z][a-z]* [a-z])(.*)$", text)) and _says_nothing(sentence[2]):
             text = sentence[1]
-        if reason := _REASON.search(text, 1):
+        if (reason := _REASON.search(text, 1)) and _explains(reason):
             text = text[: reason.start()]
         if (prose := _PROSE.match(text) or _LABEL.match(text)) and not CHANGES.search(prose[1]):
             text = prose[2]

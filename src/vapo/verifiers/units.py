@@ -30,12 +30,10 @@ pint pt
 second sec s secs 秒 сек
 minute min mins 分 分钟 мин
 hour hr h hrs 小时 时 ч
-day d 天 日
+day 天 日
 week wk 周 星期
 month 月 个月
 year yr yrs año 年 岁 歲
-mph
-kph kmh
 degree deg degrees 度
 celsius C
 fahrenheit F
@@ -54,7 +52,7 @@ newton N
 joule J
 hertz Hz
 pascal Pa
-kelvin K
+kelvin
 mole mol
 acre
 hectare ha 公顷
@@ -159,9 +157,10 @@ for _line in _MEASURES.strip().splitlines():
     }
 for _word in _COUNTED.partition("\n")[2].split():
     UNITS |= {_word: _word} | ({f"{_word}s": _word} if _word.isascii() else {})
+UNITS |= {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour"}
 _SHORT = {name for name in UNITS if not (name.isascii() and len(name) == 1)}  # may stand right behind a digit: 17cm, 48元
-_PART = re.compile(r" ?([A-Za-z]+|[^\W\d_a-zA-Z]+)\.?|( ?\^ ?\{? ?-?[1-3] ?\}?)| ?(/|\\cdot|-)| ?(\\degree) ?([CF](?![a-zA-Z]))?")
-_END = re.compile(r"(?:illion|thousand|hundred|dozen)\b|\d|[}%)\]]|\\pi\b|(?<=\d)\.")
+_PART = re.compile(r" ?([A-Za-z]+|[^\W\d_a-zA-Z]+)\.?|( ?\^ ?\{? ?-?[1-3] ?\}?)| ?(/|\\cdot)|-| ?(\\degree) ?([CF](?![a-zA-Z]))?")
+_END = re.compile(r"(?:illion|thousand|hundred|dozen)\b|\d|[}%)\]!]|\\pi\b|(?<=\d)\.")
 
 
 def split_unit(text: str) -> tuple[str, str]:
@@ -184,12 +183,14 @@ def split_unit(text: str) -> tuple[str, str]:
 
 def _unit(tail: str) -> str | None:
     """The unit's name, empty for fillers alone ("in total"); None if a word of `tail` is no unit."""
+    if re.search(r"[/-] ?$|(?:^| )(?:per|an?) ?$", tail):
+        return None  # something is missing
     names, end, over, power = "", 0, False, ""
     while match := _PART.match(tail, end):
         word, raised, sign, degree, scale = match.groups()
         name = None
         if word:
-            lower = word if word in UNITS else word.lower()
+            lower = word if word in UNITS or len(word) == 1 else word.lower()
             if end == 0 and not tail[0].isspace() and lower not in _SHORT and lower[:2] not in ("平方", "立方"):
                 return None
             if lower in ("squared", "cubed"):
@@ -202,11 +203,13 @@ def _unit(tail: str) -> str | None:
                 name, power = UNITS[lower[2:]], "2" if lower[0] == "平" else "3"
             elif lower in ("per", "a", "an", "each", "every"):
                 over = lower == "per" or bool(names)
-            elif lower in UNITS:
+            elif lower in UNITS and not (lower == "in" and re.match(r" ?(?!per\b)[a-zA-Z]", tail[match.end() :])):  # in each class
                 name = UNITS[lower]
             elif lower not in FILLERS and not (names and tail[:end].endswith(" of") and lower not in {*SCALES, *WORDS, "the"}):
                 return None  # but "of fabric" after a unit
         elif raised:
+            if re.search(r"(?:^|[^a-zA-Z])[a-ln-zA-Z]$", tail[:end]) and "/" not in tail[:end]:
+                return None  # s^2, but m^2 and m/s^2
             names += re.sub(r"[^\d-]", "", raised) if names else "?"
         elif sign == r"\cdot" and end == 0:
             return None

@@ -172,6 +172,18 @@ def test_a_setting_of_the_task_changes_the_runs_own_task(run_folder: Path, tmp_p
     assert OmegaConf.to_container(found.data, resolve=True) == OmegaConf.to_container(expected)
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", "float32"), ("bf16-mixed", "bfloat16")])
+def test_an_evaluation_of_a_run_computes_in_its_precision(precision: str, dtype: str, run_folder: Path, tmp_path: Path) -> None:
+    resolved = run_folder / "resolved.yaml"
+    whole = resolved.read_text()
+    resolved.write_text(whole.replace("precision: 32-true", f"precision: {precision}"))
+    try:
+        assert of_run(eval_config(tmp_path, f"run={run_folder}")).rollout.engine.dtype == dtype
+        assert of_run(eval_config(tmp_path, f"run={run_folder}", "rollout.engine.dtype=float32")).rollout.engine.dtype == "float32"
+    finally:
+        resolved.write_text(whole)
+
+
 def test_responses_that_do_not_fit_the_model_are_refused_at_the_start(model_folder: str, run_folder: Path, tmp_path: Path) -> None:
     long = ["rollout.sampling.max_new_tokens=32768", "callbacks.aime_evaluation.sampling.max_new_tokens=16"]
     task = ["scale=small_gpu", "data=gsm8k", f"model.path={model_folder}", *problem_files(tmp_path), *SMALL, *long]

@@ -93,19 +93,25 @@ def note_state(file: Path, when: str) -> None:
 
 
 def fill_disk(rl_step: int) -> None:
-    """Rank 1 finds no room for its part of the checkpoint after this RL step."""
-    original = FileSystemWriter.write_data
+    """A rank has no room for the checkpoint of this RL step: rank 1 for its part if it is sharded, else rank 0 for the whole."""
+    original, save = FileSystemWriter.write_data, torch.save
 
     def write_data(self: FileSystemWriter, *args: Any) -> Any:
         if rank() == 1 and f"step_{rl_step:06d}" in str(self.path):
             raise OSError(28, "No space left on device")
         return original(self, *args)
 
+    def save_whole(state: object, file: Any, **options: Any) -> None:
+        if f"step_{rl_step:06d}.ckpt" in str(getattr(file, "name", "")):
+            raise OSError(28, "No space left on device")
+        save(state, file, **options)
+
     FileSystemWriter.write_data = write_data  # type: ignore[method-assign]
+    torch.save = save_whole
 
 
-def slow_disk(folder: Path, seconds: float) -> None:
-    """Writing takes so long; rank 0 notes what happens when, in `events.txt`."""
+def slow_disk(folder: Path, until: str) -> None:
+    """The first checkpoint is written when this has happened; rank 0 notes what happens when, in `events.txt`."""
     original, improve, publish = FileSystemWriter.write_data, RLModule.improve, vapo.callbacks.rl_checkpoint.publish
 
     def note(event: str) -> None:
@@ -116,7 +122,8 @@ def slow_disk(folder: Path, seconds: float) -> None:
     def write_data(self: FileSystemWriter, *args: Any) -> Any:
         step = int(Path(self.path).name[5:11])
         note(f"writing_{step}")
-        time.sleep(seconds)
+        while step == 2 and until not in (folder / "events.txt").read_text().split():
+            time.sleep(0.05)
         future = original(self, *args)
         note(f"written_{step}")
         return future

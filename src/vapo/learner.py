@@ -152,6 +152,7 @@ class Learner:
             if head is not None:
                 self.metrics.mean(f"{self.name}/head_grad_norm", head)
             self.optimizer.step()
+            torch.clear_autocast_cache()  # Lightning enters autocast once an RL step: the next minibatch must not see old weights
         self.optimizer.zero_grad()
         if self.skipped > self.max_skipped_updates:
             if rank() == 0:
@@ -205,7 +206,7 @@ class Learner:
                 self.move(torch.device("cpu"), states=train)
 
     def move(self, device: torch.device, states: bool) -> None:
-        """Moves the network, and its optimizer states if wanted, which are pinned on the CPU of a machine with a GPU."""
+        """Moves the network, and its optimizer states if wanted (`moved`)."""
         self.network.to(device)
         for state in self.optimizer.state.values() if self.trains and states else ():
             state |= {key: moved(x, device) for key, x in state.items() if isinstance(x, Tensor) and x.dim() > 0}
@@ -232,7 +233,8 @@ def norm_of(tensors: Iterable[Tensor | None]) -> float | None:
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`: in pinned memory on the CPU of a machine with a GPU, so that it is copied back at full speed."""
+    """`x` on `device`: in pinned memory on the CPU of a machine with a GPU, so that it is copied back at full speed; not where it
+    is sharded."""
     if device.type == "cpu" and x.is_cuda and type(x) is Tensor:
         return torch.empty_like(x, device=device, pin_memory=True).copy_(x)
     return x.to(device)

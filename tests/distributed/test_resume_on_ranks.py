@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from omegaconf import open_dict
-from tests.ranks import SETTINGS, SHARDED, finish, output, start, train_on_ranks
+from tests.ranks import REPLICATED, SETTINGS, SHARDED, finish, output, start, train_on_ranks
 from tests.runs import config_for, metrics
 
 from vapo.run.evaluation import load_actor
@@ -119,8 +119,9 @@ def test_a_truncated_file_of_a_checkpoint_is_named_and_the_one_before_it_offered
     assert said.count("is damaged (__1_0.distcp changed") >= 2 and "set checkpoint to one of step_000004.ckpt" in said
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
-    said = train_on_ranks(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, full_disk_at=4, fails=True)
+@pytest.mark.parametrize("trainer", [SHARDED, REPLICATED], ids=["each_rank_writes", "rank_0_writes"])
+def test_a_full_disk_leaves_the_checkpoint_before_it(trainer: tuple[str, ...], tmp_path: Path) -> None:
+    said = train_on_ranks(2, tmp_path, *SETTINGS, *trainer, *STEPS, full_disk_at=4, fails=True)
     assert said.count("checkpoint step_000004.ckpt could not be written") >= 2
     assert "No space left" in said and "step_000002.ckpt is intact" in said
     assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step_000002.ckpt"
@@ -135,7 +136,7 @@ def test_an_asynchronous_checkpoint_is_published_when_it_is_written(whole: Path,
         *SHARDED,
         *STEPS,
         "trainer.strategy.asynchronous_checkpoints=true",
-        slow_disk=3.0,
+        slow_disk="step_3",
         end=tmp_path / "end.pt",
     )
     assert_same_run(tmp_path, whole)

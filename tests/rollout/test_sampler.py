@@ -53,6 +53,14 @@ def run(tokenizer, completions, prompts=PROMPTS, group_size=2, seed=3, rl_step=5
     return rollouts, engine, verifier
 
 
+def test_of_ranks_that_share_an_engine_one_verifies(tokenizer, monkeypatch):
+    monkeypatch.setattr(ScriptedEngine, "ranks_per_engine", 2)
+    for rank, calls in ((0, 6), (1, 0)):
+        monkeypatch.setattr("vapo.rollout.sampler.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("vapo.rollout.sampler.rank_slice", lambda size, share: slice(0, size))
+        assert len(run(tokenizer, [complete(tokenizer, f"A{i}!") for i in range(6)])[2].calls) == calls
+
+
 def test_groups_are_contiguous_and_numbered(tokenizer):
     completions = [complete(tokenizer, f"A{i}!") for i in range(6)]
     rollouts, engine, verifier = run(tokenizer, completions)

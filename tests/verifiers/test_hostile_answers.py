@@ -120,7 +120,7 @@ PIECES = [
 
 @pytest.mark.parametrize("first", PIECES)
 def test_nor_does_a_text_that_repeats_itself(first):
-    """Patterns that can match a text in many ways try them all: one pair in a hundred took years."""
+    """Patterns that can match a text in many ways try them all: 14 pieces took 1.7 s, each one more three times as long."""
     for second in PIECES:
         body = (first + second) * 2000
         for end in ("", "^2 = 17"):

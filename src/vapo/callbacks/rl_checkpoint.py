@@ -31,10 +31,21 @@ log = logging.getLogger(__name__)
 class InPlace(TorchCheckpointIO):
     """Writes a checkpoint where it is to be: Lightning makes a copy in memory, and another one in the temporary folder."""
 
+    error: OSError | None = None  # of the last one, kept: with trainer=ddp only rank 0 writes, and the others already wait for it
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as file:  # not by torch, whose error would not say that the disk is full
-            torch.save(checkpoint, file)
+        self.error = None
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with Path(path).open("wb") as file:  # not by torch, whose error would not say that the disk is full
+                torch.save(checkpoint, file)
+        except OSError as error:
+            self.error = error
+
+    def check(self) -> None:
+        """Raises what the last writing raised."""
+        if self.error is not None:
+            raise self.error
 
 
 class RLCheckpoint(Callback):
@@ -52,6 +63,7 @@ class RLCheckpoint(Callback):
                 f"checkpoint every_n_steps is {every_n_steps}, keep {keep}; set both callbacks.rl_checkpoint values to 1 or more"
             )
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
+        self._in_place = InPlace()
         self._asked_to_go = 0  # by this signal
         self._last_save = time.monotonic()
         self._unfinished: str | None = None  # name of the checkpoint that is being written
@@ -62,7 +74,7 @@ class RLCheckpoint(Callback):
         """Replaces Lightning's handlers of SIGTERM and SIGUSR1 as soon as they are registered: they would save in the middle of a
         step, and broadcast in the middle of another collective, such as in the evaluation before the first step."""
         if not isinstance(trainer.strategy, FSDP2):
-            trainer.strategy.checkpoint_io = InPlace()
+            trainer.strategy.checkpoint_io = self._in_place
 
         def go(number: int, frame: object) -> None:
             self._asked_to_go = number
@@ -142,6 +154,8 @@ class RLCheckpoint(Callback):
         self._unfinished, self._unsaved = name, False
         try:
             trainer.save_checkpoint(partial)
+            with raise_on_all_ranks():
+                self._in_place.check()
         except Exception as error:
             raise self._failed(name, error) from error
         if not (isinstance(trainer.strategy, FSDP2) and trainer.strategy.asynchronous_checkpoints):
@@ -151,8 +165,12 @@ class RLCheckpoint(Callback):
         """Warns of large checkpoints that take much of the time, unless this was the last."""
         now = time.monotonic()
         share, self._last_save = (now - started) / (now - self._last_save), now
-        gib = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and not file.is_symlink()) / 2**30
-        if rank() == 0 and not last and share > COSTLY_SHARE and gib > COSTLY_GIB:
+        if rank() != 0 or last or share <= COSTLY_SHARE:
+            return
+        gib = 0.0
+        with suppress(OSError):  # one that is written meanwhile changes its name
+            gib = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and not file.is_symlink()) / 2**30
+        if gib > COSTLY_GIB:
             warnings.warn(
                 f"checkpoints take {share:.0%} of the time ({gib:.1f} GiB are in {self.folder}): raise "
                 f"callbacks.rl_checkpoint.every_n_steps, which is {self.every_n_steps}",

@@ -179,7 +179,7 @@ class ValuePretraining(Callback):
         """Restores critic, optimizer, counters and prompt cursor, so that this run continues exactly as the one that wrote the file
         and trains on none of its rollouts again. Returns False if this run wrote the file itself."""
         assert self.critic_file is not None
-        state = torch.load(self.critic_file, map_location="cpu", weights_only=True)
+        state = torch.load(self.critic_file, map_location="cpu", weights_only=True, mmap=True)  # every rank reads it
         if state["run"] == str(trainer.default_root_dir):
             return False  # this run wrote it and was killed before its next checkpoint: repeat those steps
         differs = [name for name in self.key if state["key"].get(name) != self.key[name]]

@@ -125,7 +125,7 @@ class FSDP2(ModelParallelStrategy):
                 torch.save(checkpoint, path / REST)
         with _plain_errors():
             if self.asynchronous_checkpoints:
-                self._writers = self._writers or dist.new_group(backend="gloo")
+                self._writers = self._writers or dist.new_group(backend="gloo", timeout=self.patience)
                 self._writing = dcp.async_save(state, checkpoint_id=path, process_group=self._writers)  # type: ignore[assignment]
             else:
                 dcp.save(state, checkpoint_id=path)

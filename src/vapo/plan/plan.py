@@ -54,6 +54,8 @@ def plan(config: DictConfig) -> dict[str, object]:
     host = host_bytes_per_rank(config, instantiate(config.algorithm))
     if now.cpu_offload or config.module.offload:
         host["weights, gradients, optimizer (offloaded)"] = sum(memory.persistent("actor_optimizer").values())
+    if now.sleeps and config.rollout.engine.get("sleep_level") == 1:  # vLLM keeps them there while networks train
+        host["engine weights (asleep)"] = engine_bytes(config, model, memory.parameters["actor"], now)[0]
     found: dict[str, object] = {
         "verdict": verdict,
         "remedies": [f"{remedy.name}: {remedy.gib:.1f} GiB" for remedy in tried],
@@ -172,7 +174,7 @@ def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now
         config.model.activation_checkpointing = True
         memory = count(config)
         yield (last := tried("model.activation_checkpointing=true", best))
-    if last.gib > limit and not best.cpu_offload:
+    if last.gib > limit and not best.cpu_offload and not config.module.offload:
         best = replace(best, cpu_offload=True)
         yield (last := tried("module.sharding.cpu_offload=true (more CPU memory, slow optimizer steps)", best))
     if last.gib > limit and config.module.microbatch_tokens > longest(config) and config.remedies:

@@ -94,12 +94,12 @@ class Sampler:
             for group, sample in assignments
         ]
         verdicts: dict[int, Future[Verdict]] = {}
-        done = count(1)
+        done, leads = count(1), self._leads()
 
         def verify(i: int, completion: Completion) -> None:
             self.watch(next(done), len(requests))
             text = self.verifier.judged(self.decode(completion.token_ids), completion.finished)
-            if completion.finished or text:
+            if leads and (completion.finished or text):
                 verdicts[i] = self.verifier.submit(text, prompts[assignments[i][0]].reference)
 
         with self.context():
@@ -120,7 +120,11 @@ class Sampler:
         """All ranks' rollouts on every rank. Ranks that share an engine have the same rollouts, which are gathered once."""
         with raise_on_all_ranks():
             part = work()
-        return gather_rollouts(part if rank() % self.engine.ranks_per_engine == 0 else [])
+        return gather_rollouts(part if self._leads() else [])
+
+    def _leads(self) -> bool:
+        """Whether this rank's rollouts are those of its engine that count, of the ranks that share it."""
+        return rank() % self.engine.ranks_per_engine == 0
 
     def _check_faults(self, rollouts: Sequence[Rollout]) -> None:
         """Raises if the verifier failed on more than its `max_fault_share` of the rollouts: something is wrong with it."""

@@ -91,7 +91,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def of_run(config: DictConfig) -> DictConfig:
-    """With `run=`, takes the run's model, its task unless another is chosen, and its length limit unless another is set."""
+    """With `run=`, takes the run's model and precision, its task unless another is chosen, and its length limit unless another is
+    set."""
     if config.run is None:
         return config
     saved = Path(config.run) / RESOLVED
@@ -102,6 +103,10 @@ def of_run(config: DictConfig) -> DictConfig:
         raise ValueError("run= takes the run's own model: leave model and module out, or give model.path= instead of run=")
     run, config = load_config(saved), config.copy()
     config.model, config.module = run.model, run.module
+    with open_dict(config):  # what the engine's dtype follows, as in the run
+        config.trainer = {name: run.trainer[name] for name in ("precision", "strategy") if name in run.trainer}
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision(run.get("float32_matmul", "high"))
     if not any(choice.startswith(("data=", "problems@")) for choice in overrides):
         keys = [key for choice in overrides if (key := choice.lstrip("+").split("=")[0]).startswith("data.")]
         chosen = {key: OmegaConf.select(config, key) for key in keys}
@@ -143,6 +148,7 @@ def check_same(out: Path, config: DictConfig, found: dict[str, Any]) -> None:
     """Raises ValueError unless `out` is new or holds part of the same evaluation."""
     out.mkdir(parents=True, exist_ok=True)
     file, named = out / "settings.json", {name: config[name] for name in SETTINGS} | {"verifier": config.data.verifier}
+    named["dtype"] = config.rollout.engine.dtype
     settings = {**OmegaConf.to_container(OmegaConf.create(named)), **found}  # type: ignore[dict-item]
     if file.exists():
         before = json.loads(file.read_text())["settings"]

@@ -25,6 +25,7 @@ def check_training(config: DictConfig) -> None:
         return  # its settings are the saved ones, which `train` checks
     check_algorithm(config.algorithm)
     check_dtype(config.model)
+    check_offload(config.module)
     check_ranges(config)
     for part in ("algorithm", "rollout.sampling"):
         check_types(config, part)
@@ -68,6 +69,15 @@ def check_dtype(model: DictConfig) -> None:
         raise ValueError(
             f"model.dtype is {model.dtype}, which rounds AdamW's small steps away: set it to float32 (trainer.precision=bf16-mixed "
             "is as fast), or set model.lora.rank, whose adapters are float32"
+        )
+
+
+def check_offload(module: DictConfig) -> None:
+    """Raises ValueError if weights would be kept on the CPU in two ways."""
+    if module.offload is True and module.sharding.cpu_offload is True:
+        raise ValueError(
+            "module.offload=true moves a network to its GPU as a whole, and module.sharding.cpu_offload=true keeps it on the CPU: "
+            "set one of them to false"
         )
 
 

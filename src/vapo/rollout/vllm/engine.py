@@ -218,9 +218,12 @@ class _random_state_kept:
 
     def __enter__(self) -> None:
         self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
     def __exit__(self, *error: object) -> None:
         python, numpy, torch_ = self.states
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)

@@ -102,7 +102,8 @@ class ServerEngine:
                 f"rollout.engine.bucket_folder is {bucket_folder}, which is not a folder here; set it to null to send by HTTP"
             )
         self.token = checked_token(token, "rollout.engine.token")
-        self.fleet = Fleet([Server(url) for url in urls])
+        servers, first = [Server(url) for url in urls], rank() % len(urls)
+        self.fleet = Fleet([*servers[first:], *servers[:first]])  # equally busy ones are asked in this order: not all by all ranks
         self.checks = {s.url: WeightCheck(self.dtype, max_probe_gap, f"the server {s.url}") for s in self.fleet.servers}
         self.weights_version = -1
         self.label = ""  # label of the current weights

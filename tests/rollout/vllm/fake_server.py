@@ -81,7 +81,7 @@ FAULTS = {
     "wrong end": edit(lambda choice: choice.update(finish_reason={"stop": "length", "length": "stop"}[choice["finish_reason"]])),
     "aborted": edit(lambda choice: choice.update(finish_reason="abort")),
     "other weights": edit(lambda choice: choice["weight_versions"].append({"version": "default", "start": 0, "end": 1})),
-    "slow": slow(3.0),
+    "slow": slow(6.0),
     "dead": die,
 }  # fmt: skip
 

@@ -72,7 +72,7 @@ def run_on_ranks(ranks: int, folder: Path, function: Callable[..., None], *argum
     assert not any(codes), output(folder)
 
 
-def finish(processes: list[BaseProcess], timeout: float = 240.0) -> list[int]:
+def finish(processes: list[BaseProcess], timeout: float = 1800.0) -> list[int]:
     """Exit codes; ranks that do not stop by themselves are an error, not a wait."""
     end = time.monotonic() + timeout
     for process in processes:

@@ -30,7 +30,7 @@ def test_a_sweep_does_not_start_ranks(tmp_path: Path) -> None:
 @pytest.mark.distributed
 def test_one_command_starts_its_ranks_which_share_a_folder_and_torchrun_resumes_it(tmp_path: Path) -> None:
     words = [sys.executable, "src/train.py", *SMALL, *TWO, f"hydra.run.dir={tmp_path}/run"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "metrics.csv").exists() and [path.name for path in tmp_path.iterdir()] == ["run"]
     torchrun = [
@@ -42,5 +42,5 @@ def test_one_command_starts_its_ranks_which_share_a_folder_and_torchrun_resumes_
         "--rdzv-endpoint=localhost:0",
     ]
     words = [*torchrun, "src/train.py", f"resume={tmp_path}/run"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]

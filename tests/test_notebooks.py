@@ -24,7 +24,7 @@ def test_notebook_runs(path, tiny_sweep, monkeypatch):
     kept = figures(notebook)
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.outputs = []
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert kept > 0, "it is committed without its figures"
     assert figures(notebook) > 0, "no figure was drawn"
 

@@ -18,7 +18,7 @@ CORRECT, WRONG, NO_ANSWER = Status.CORRECT, Status.WRONG, Status.NO_ANSWER
 
 @pytest.fixture(scope="module")
 def verifier():
-    return MathVerifier(workers=1, timeout=2.0)
+    return MathVerifier(workers=1, timeout=10.0)
 
 
 HOSTILE = [
@@ -58,7 +58,7 @@ CODE = [
 @pytest.mark.parametrize("gold", ["18", "\\frac{1}{3}"])
 def test_hostile_answers_are_never_right(gold, verifier):
     verdicts = [verifier.submit(f"Answer: {text}", gold) for text in HOSTILE]
-    assert all(verdict.result(timeout=120).status is not CORRECT for verdict in verdicts)
+    assert all(verdict.result(timeout=600).status is not CORRECT for verdict in verdicts)
 
 
 @pytest.mark.parametrize("code", CODE)
@@ -178,7 +178,7 @@ def random_response(rng: random.Random) -> str:
 def fuzz(count: int) -> list[Status]:
     rng, judged = random.Random(0), MathVerifier(workers=2, timeout=1.0, memory_gib=2.0)
     verdicts = [judged.submit(random_response(rng), rng.choice(["18", "\\frac{1}{3}", "x+1"])) for _ in range(count)]
-    return [verdict.result(timeout=300).status for verdict in verdicts]
+    return [verdict.result(timeout=600).status for verdict in verdicts]
 
 
 def test_a_few_hundred_fuzzed_responses_all_get_a_verdict():

@@ -12,7 +12,7 @@ CORRECT, WRONG, NO_ANSWER = Status.CORRECT, Status.WRONG, Status.NO_ANSWER
 
 @pytest.fixture(scope="module")
 def verifier():
-    return MathVerifier(workers=1, timeout=2.0)
+    return MathVerifier(workers=1, timeout=10.0)
 
 
 @pytest.mark.parametrize(

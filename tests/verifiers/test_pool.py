@@ -77,32 +77,32 @@ def test_every_pair_has_its_verdict_whatever_happens_to_the_workers(pool, tmp_pa
         ("2", "2"): Status.CORRECT,
     }
     futures = {pair: pool.submit(*pair) for pair in expected}
-    assert {pair: future.result(timeout=60) for pair, future in futures.items()} == expected
+    assert {pair: future.result(timeout=600) for pair, future in futures.items()} == expected
     assert calls(tmp_path, "die once") == calls(tmp_path, "die") == 2 and calls(tmp_path, "hang") == 1
 
 
 def test_a_fault_says_what_it_was(pool):
-    pool.submit("raise", "1").result(timeout=60)
+    pool.submit("raise", "1").result(timeout=600)
     assert pool.last_fault == "error on answer 'raise' with reference '1': KeyError: 'no such thing'"
-    pool.submit("hang", "1").result(timeout=60)
+    pool.submit("hang", "1").result(timeout=600)
     assert "no verdict within 1 s of processor time" in pool.last_fault
-    pool.submit("die", "1").result(timeout=60)
+    pool.submit("die", "1").result(timeout=600)
     assert "the worker process died" in pool.last_fault
 
 
 def test_a_verdict_is_remembered_and_a_fault_is_not(pool, tmp_path):
     for _ in range(3):
-        assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
-        assert pool.submit("raise", "1").result(timeout=60) is Status.ERROR
+        assert pool.submit("1", "1").result(timeout=600) is Status.CORRECT
+        assert pool.submit("raise", "1").result(timeout=600) is Status.ERROR
     assert calls(tmp_path, "1") == 1 and calls(tmp_path, "raise") == 3
-    pool.submit("1", "2").result(timeout=60)
+    pool.submit("1", "2").result(timeout=600)
     assert calls(tmp_path, "1") == 2  # another reference is another question
 
 
 def test_the_clock_starts_with_the_judgment_not_with_its_place_in_the_queue(pool, tmp_path):
     """Ten judgments of 0.4 s in two processes take 2 s, twice the limit of one; none is late."""
     futures = [pool.submit("sleep", str(i)) for i in range(10)]
-    assert [future.result(timeout=60) for future in futures] == [Status.WRONG] * 10
+    assert [future.result(timeout=600) for future in futures] == [Status.WRONG] * 10
 
 
 def test_killing_every_worker_loses_no_verdict(pool, tmp_path):
@@ -111,19 +111,19 @@ def test_killing_every_worker_loses_no_verdict(pool, tmp_path):
         time.sleep(0.05)
     for pid in {int(line) for line in (tmp_path / "sleep.calls").read_text().split()}:
         os.kill(pid, signal.SIGKILL)
-    assert [future.result(timeout=60) for future in futures] == [Status.WRONG] * 6
+    assert [future.result(timeout=600) for future in futures] == [Status.WRONG] * 6
 
 
 def test_processes_start_with_the_first_pair_and_end_with_the_pool(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=1.0, memory_gib=1.0)
     assert not list(tmp_path.iterdir())
-    assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
+    assert pool.submit("1", "1").result(timeout=600) is Status.CORRECT
     pid = int((tmp_path / "1.calls").read_text())
     os.kill(pid, 0)  # it lives
     del pool
     gc.collect()
-    for _ in range(100):
+    for _ in range(3000):
         if not Path(f"/proc/{pid}").exists():
             return
         time.sleep(0.1)
@@ -140,9 +140,9 @@ def test_a_process_that_cannot_be_started_is_an_error_and_not_a_hang(pool, monke
         return original(*args, **kwargs)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    assert pool.submit("1", "1").result(timeout=60) is Status.ERROR
+    assert pool.submit("1", "1").result(timeout=600) is Status.ERROR
     assert "no more processes" in pool.last_fault
-    assert pool.submit("1", "1").result(timeout=60) is Status.CORRECT
+    assert pool.submit("1", "1").result(timeout=600) is Status.CORRECT
 
 
 @pytest.mark.parametrize("name", ["workers", "timeout", "memory_gib"])
@@ -155,24 +155,24 @@ def test_settings_out_of_range_are_named(name):
 def test_the_clock_is_the_processors_and_the_walls_only_ends_a_hang(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=0.1, memory_gib=4.0)
-    assert pool.submit("sleep", "1").result(timeout=60) is Status.WRONG  # 0.4 s, without work
+    assert pool.submit("sleep", "1").result(timeout=600) is Status.WRONG  # 0.4 s, without work
     monkeypatch.setattr("vapo.verifiers.pool.HANG", 2.0)
     hasty = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=0.1, memory_gib=4.0)
-    assert hasty.submit("sleep", "2").result(timeout=60) is Status.TIMEOUT and "on the wall clock" in hasty.last_fault
+    assert hasty.submit("sleep", "2").result(timeout=600) is Status.TIMEOUT and "on the wall clock" in hasty.last_fault
 
 
 def test_a_process_is_replaced_before_its_memory_is_full(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=5.0, memory_gib=size_of_a_judge() + 0.5)
-    assert [pool.submit(f"grow {i}", f"grow {i}").result(timeout=120) for i in range(8)] == [Status.CORRECT] * 8
+    assert [pool.submit(f"grow {i}", f"grow {i}").result(timeout=600) for i in range(8)] == [Status.CORRECT] * 8
     assert len({path.read_text() for path in tmp_path.glob("grow*.calls")}) > 1
 
 
 def test_a_verdict_at_the_memory_limit_is_an_error_even_where_a_library_hides_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pool = JudgePool(HERE, {"folder": str(tmp_path)}, workers=1, timeout=5.0, memory_gib=size_of_a_judge() + 0.5)
-    assert pool.submit("swallow", "1").result(timeout=120) is Status.ERROR and "MemoryError" in pool.last_fault
-    assert pool.submit("1", "1").result(timeout=120) is Status.CORRECT
+    assert pool.submit("swallow", "1").result(timeout=600) is Status.ERROR and "MemoryError" in pool.last_fault
+    assert pool.submit("1", "1").result(timeout=600) is Status.CORRECT
 
 
 def size_of_a_judge():

@@ -46,7 +46,7 @@ class Opened:
         """Waits for a condition; the limit only ends a test that failed."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.browser, 60, poll_frequency=0.02).until(lambda _: condition())
+        WebDriverWait(self.browser, 300, poll_frequency=0.02).until(lambda _: condition())
 
     def all(self, selector: str) -> list[str]:
         """The texts of the elements."""

@@ -96,7 +96,7 @@ def port(log: Log) -> Iterator[int]:
 
 
 def ask(port: int, path: str, host: str | None = None) -> tuple[int, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", path, headers={} if host is None else {"Host": host})
     reply = connection.getresponse()
     body = reply.read()

@@ -28,7 +28,7 @@ def requests(rank):
 def rank_main(folder, urls):
     rank = dist.get_rank()
     model = make_model()
-    engine = ServerEngine([EOS], urls, deadline_seconds=20, start_seconds=20)
+    engine = ServerEngine([EOS], urls, deadline_seconds=60, start_seconds=60)
     found = {"proof": engine.load_weights(Actor(model), 0), "label": engine.label}
     found["tokens"] = [c.token_ids.tolist() for c in engine.generate(requests(rank), SAMPLING)]
     original = server_engine.bucket_body

@@ -88,10 +88,7 @@ def equal_expressions(answer: str, reference: str, equation: bool = False) -> bo
     except UnreadableError:
         return False
     letters = sorted(a.free_symbols | b.free_symbols, key=str)
-    kinks = (a.atoms(*_kinks(sympy)) | b.atoms(*_kinks(sympy))) or any(
-        _is_even_root(power) for x in (a, b) for power in x.atoms(sympy.Pow)
-    )
-    sizes = SIZES + (FAR_SIZES if kinks else ()) if letters else (1,)
+    sizes = SIZES + (FAR_SIZES if _has_kinks(a) or _has_kinks(b) else ()) if letters else (1,)
     rng, ratios, met, slack = random.Random(0), set(), 0, sympy.Float(10) ** -AGREE
     for point, size in enumerate(sizes):
         at = {x: sympy.Float(size * rng.uniform(1, 3), DIGITS) * (-1) ** (point * rng.randrange(2)) for x in letters}
@@ -115,13 +112,12 @@ def equal_expressions(answer: str, reference: str, equation: bool = False) -> bo
     )
 
 
-def _kinks(sympy: Any) -> tuple[Any, ...]:
-    return sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign
+def _has_kinks(form: Any) -> bool:
+    """Whether an expression has absolute values, floors and the like, or even roots of letters: (x^2)^{1/2} is |x|."""
+    import sympy
 
-
-def _is_even_root(power: Any) -> bool:
-    """Whether it is the square root of something, and the like: (x^2)^{1/2} is |x|."""
-    return bool(power.exp.is_Rational and power.exp.q % 2 == 0 and power.base.free_symbols)
+    roots = (power for power in form.atoms(sympy.Pow) if power.exp.is_Rational and power.exp.q % 2 == 0 and power.base.free_symbols)
+    return bool(form.atoms(sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign)) or any(roots)
 
 
 def _largest_term(form: Any, at: dict[Any, Any]) -> Any:

@@ -34,16 +34,11 @@ def number(text: str) -> Fraction | None:
     if not text.isascii() and text[-1] not in SCALES:
         return None
     head, _, scale = text.rpartition(" ")
-    scale = scale.lower()
-    factor = (
-        SCALES.get(scale, SCALES.get(scale.removesuffix("s")))
-        if head
-        else SCALES.get(text[-1:])
-        if text[-1:] in ("万", "亿")
-        else None
-    )
+    if not head and text[-1:] in ("万", "亿"):
+        head, scale = text[:-1], text[-1]
+    factor = SCALES.get(scale.lower(), SCALES.get(scale.lower().removesuffix("s"))) if head else None
     if factor is not None:
-        value = number((head or text[:-1]).strip())
+        value = number(head.strip())
         return None if value is None else value * factor
     if _GROUPED.fullmatch(text):
         text = re.sub("[, ]", "", text)

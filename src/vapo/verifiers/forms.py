@@ -263,7 +263,7 @@ def _quantity(text: str) -> Form | None:
             if (form := _read(amount)).kind in ("number", "expression", "list", "chain")
             else None
         )
-    if (value := arithmetic(re.sub(r"(?<=^)(\d+) ?\^? ?\{? ?(?:st|nd|rd|th) ?\}?$", r"\1", text))) is not None:  # 17, or the 17th
+    if (value := arithmetic(re.sub(r"^(\d+) ?\^? ?\{? ?(?:st|nd|rd|th) ?\}?$", r"\1", text))) is not None:  # 17, or the 17th
         return Form("number", plain, value=value)
     if readable := expression(text):
         return Form("expression", readable)

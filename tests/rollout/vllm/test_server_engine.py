@@ -364,9 +364,7 @@ def test_a_token_that_changes_while_a_run_is_going_stops_it(engine):
 def test_servers_that_never_come_up_are_named(fakes, mini_model):
     (fake,) = fakes(1)
     engine = ServerEngine([EOS], [fake.url, "http://127.0.0.1:9"], start_seconds=5)
-    with pytest.raises(
-        TimeoutError, match=r"1 of 2 generation servers were not up within 5 s: http://127\.0\.0\.1:9/.*src/serve"
-    ):
+    with pytest.raises(TimeoutError, match=r"1 of 2 generation servers were not up within 5 s: http://127\.0\.0\.1:9/.*src/serve"):
         engine.load_weights(Actor(mini_model), 0)
 
 

@@ -6,11 +6,14 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from vapo.verifiers.expressions import variables
+
 DIGITS, AGREE = 150, 120  # significant digits that are computed, and that must agree
-# Sizes of the letters at the points at which expressions are compared, with both signs: small ones; where a function has kinks,
-# such as |x| or a floor, also others, since it may be another one on the far side of a kink.
-SIZES, FAR_SIZES = (1, 1, 1, 1, 1, 0.1, 10), (3, 5, 10, 20, 50, 100, 300, 1000)
-ENOUGH = 3  # points at which both have a value
+POINTS, ENOUGH = 6, 3  # at which expressions with letters are compared, half of them negative; at which both must have a value
+# Where a function has kinks, such as |x| or a floor, it may be another one on the far side of a kink: also at points of these sizes
+# and of the sizes of its constants, of both signs, and at whole numbers.
+FAR = (3, 10, 50, 300, 1000, 1e7)
+CANCELLED = 1e-60  # of the value: no more is left to rounding where large terms cancel
 CACHED = 1000  # expressions
 # A command, with the _ of those below which an expression stands; a capital, and its index; an index.
 _CAPITAL = re.compile(r"\\(?:(?:log|lim|sum|prod|int|max|min) ?_|[a-zA-Z]+)|([A-Z])(?: ?_ ?\{([^{}]*)\})?|_ ?\{([^{}]*)\}")
@@ -40,7 +43,7 @@ def parse_expression(text: str) -> Any:
                 raise MemoryError(text) from error
             cause = cause.__cause__ or cause.__context__
         raise UnreadableError(text) from error
-    if not isinstance(parsed, sympy.Expr):
+    if not isinstance(parsed, sympy.Expr) or (re.search(r"\\(?:gcd|lcm)", text) and variables(text)):  # of polynomials, there
         raise UnreadableError(text)
     return parsed.subs({symbol: sympy.I for symbol in parsed.free_symbols if symbol.name == "i"}).doit()
 
@@ -81,35 +84,65 @@ def equal_expressions(answer: str, reference: str, equation: bool = False) -> bo
         UnreadableError: the reference cannot be parsed; the problem set is wrong, not the response.
     """
     import sympy
+    from sympy.core.evalf import PrecisionExhausted
 
     b = parse_expression(reference)
     try:
         a = parse_expression(answer)
     except UnreadableError:
         return False
-    letters = sorted(a.free_symbols | b.free_symbols, key=str)
-    sizes = SIZES + (FAR_SIZES if _has_kinks(a) or _has_kinks(b) else ()) if letters else (1,)
-    rng, ratios, met, slack = random.Random(0), set(), 0, sympy.Float(10) ** -AGREE
-    for point, size in enumerate(sizes):
-        at = {x: sympy.Float(size * rng.uniform(1, 3), DIGITS) * (-1) ** (point * rng.randrange(2)) for x in letters}
-        x, y = (form.evalf(DIGITS, subs=at) for form in (a, b))
+    letters, ratios, met = sorted(a.free_symbols | b.free_symbols, key=str), set(), 0
+    more = max((len(str(abs(number))) for form in (a, b) for number in form.atoms(sympy.Integer)), default=0)  # 2^{500} + 1
+    digits, slack = DIGITS + more, sympy.Float(10) ** -(AGREE + more)
+    points = _points(letters, a, b)
+    for at in points:
+        try:
+            x, y = (form.evalf(digits, subs=at) for form in (a, b))
+        except (ArithmeticError, TypeError, ValueError, PrecisionExhausted):
+            continue  # no value here, as far as SymPy knows
         if not (x.is_number and y.is_number) or any(value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) for value in (x, y)):
             continue
         if not all(part.is_Float or part.is_Integer or part.is_Rational for value in (x, y) for part in value.as_real_imag()):
             return False
         met += 1
         if equation:
-            ratios.add(sympy.N(x / y, 40) if y != 0 else None)
-        elif abs(x - y) > max(abs(x), abs(y)) * slack and abs(x - y) > max(_largest_term(form, at) for form in (a, b)) * slack:
-            return False
-    if met < min(ENOUGH, len(sizes)):
+            ratios.add(sympy.N(x / y, 40 + more) if y != 0 else None)
+        elif abs(x - y) > (size := max(abs(x), abs(y))) * slack:
+            left = max(_largest_term(form, at, digits) for form in (a, b)) * slack
+            if abs(x - y) > min(left, CANCELLED * max(size, 1)):
+                return False
+    if met < min(ENOUGH, len(points)):
         return False
     first = next(iter(ratios), None)
     return not equation or (
         first is not None
         and first != 0
-        and all(ratio is not None and abs(ratio - first) < abs(first) * 10**-30 for ratio in ratios)
+        and all(ratio is not None and abs(ratio - first) < abs(first) * sympy.Float(10) ** -(30 + more) for ratio in ratios)
     )
+
+
+def _points(letters: list[Any], *forms: Any) -> list[dict[Any, Any]]:
+    """The points at which expressions are compared: a value for each letter."""
+    import sympy
+
+    rng = random.Random(0)
+    if not letters:
+        return [{}]
+    points = [
+        {x: sympy.Float(rng.uniform(1, 3), DIGITS) * (-1) ** (point * rng.randrange(2)) for x in letters} for point in range(POINTS)
+    ]
+    if any(map(_has_kinks, forms)):
+        powers = any(power.exp.free_symbols for form in forms for power in form.atoms(sympy.Pow))
+        largest = (
+            10 if powers or any(form.has(sympy.exp, sympy.factorial, sympy.gamma, sympy.binomial) for form in forms) else 10**9
+        )
+        constants = sorted({abs(int(c)) for form in forms for c in form.atoms(sympy.Integer) if 1 < abs(c) <= largest})[:6]
+        for size in (*(size for size in FAR if size <= largest), *constants, *(c / 3 for c in constants)):
+            for sign in (1, -1):
+                values = [size * rng.uniform(1, 3) * (sign if x is letters[0] else rng.choice((1, -1))) for x in letters]
+                points.append({x: sympy.Float(value, DIGITS) for x, value in zip(letters, values, strict=True)})
+                points.append({x: sympy.Integer(round(value)) for x, value in zip(letters, values, strict=True)})
+    return points
 
 
 def _has_kinks(form: Any) -> bool:
@@ -120,10 +153,10 @@ def _has_kinks(form: Any) -> bool:
     return bool(form.atoms(sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign)) or any(roots)
 
 
-def _largest_term(form: Any, at: dict[Any, Any]) -> Any:
+def _largest_term(form: Any, at: dict[Any, Any], digits: int) -> Any:
     """The size of the largest term that is added up in an expression: its rounding may be left where the terms cancel."""
     if form.is_Add:
-        return max(_largest_term(term, at) for term in form.args)
+        return max(_largest_term(term, at, digits) for term in form.args)
     if form.is_Mul:
-        return math.prod(_largest_term(factor, at) for factor in form.args)
-    return abs(form.evalf(DIGITS, subs=at))
+        return math.prod(_largest_term(factor, at, digits) for factor in form.args)
+    return abs(form.evalf(digits, subs=at))

@@ -36,8 +36,8 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
         return _combined(a.name + b.name) and _equations(a, b, algebra)
     if b.kind != "equation" and _combined(b.name) and not a.name and a.kind != "equation":
         return False  # x + y = 5 as a reference is a line, not 5
-    if {a.kind, b.kind} == {"text", "expression"}:  # ab and a \cdot b, but not ba
-        return re.sub(r"\\cdot| ", "", a.text) == re.sub(r"\\cdot| ", "", b.text)
+    if {a.kind, b.kind} == {"text", "expression"}:  # ab and a \cdot b, but not ba, and no words
+        return len((a if a.kind == "text" else b).text) == 2 and re.sub(r"\\cdot| ", "", a.text) == re.sub(r"\\cdot| ", "", b.text)
     if a.kind in ("unknown", "text", "based") or b.kind in ("unknown", "text", "based"):
         return a.kind == b.kind and a.text == b.text and bool(a.text)
     if "choice" in (a.kind, b.kind):
@@ -53,7 +53,7 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
     if {a.kind, b.kind} <= {"number", "expression"}:
         return _quantity(a, b, algebra)
     if a.kind == "named" and b.kind == "bracket":  # x = 2, y = 3 for (2, 3)
-        return b.text == "()" and _all(sorted(a.items, key=lambda x: x.name), b.items, algebra)
+        return b.text == "()" and _all(_in_order(a.items, b.name), b.items, algebra)
     if a.kind == "named" and b.kind == "list" and len({re.sub(r"_.*", "", item.name) for item in a.items}) == 1:
         return _matched(a.items, b.items, algebra)  # x_1 = 2, x_2 = 3
     if {a.kind, b.kind} == {"matrix", "bracket"}:  # a column for a tuple
@@ -71,9 +71,17 @@ def equal(a: Form, b: Form, algebra: Algebra) -> bool:
     return _matched(a.items, b.items, algebra) if a.kind == "union" else _all(a.items, b.items, algebra)
 
 
+def _in_order(items: Sequence[Form], names: str) -> Sequence[Form]:
+    """Named values in the order of "(p,m)" if the tuple has these names, else in the alphabet's, else as they are."""
+    wanted, found = names.strip("()").split(","), [item.name for item in items]
+    if sorted(wanted) == sorted(found):
+        return sorted(items, key=lambda item: wanted.index(item.name))
+    return sorted(items, key=lambda item: item.name) if all(len(name) == 1 for name in found) else items
+
+
 def _combined(name: str) -> bool:
     """Whether it is a combination of letters, such as x + y, and not x_1 or f(2)."""
-    return re.search(r"[-+/{\d]", re.sub(r"_ ?(?:\w|\{\w*\})|(?<=[a-zA-Z])\([^()]*\)", "", name)) is not None
+    return re.search(r"[-+/{\d]", re.sub(r"_ ?(?:\w|\{\w*\})|(?<=[a-zA-Z])\((?:\d+|[a-zA-Z])\)", "", name)) is not None
 
 
 def _all(a: Sequence[Form], b: Sequence[Form], algebra: Algebra) -> bool:

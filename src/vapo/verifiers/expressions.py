@@ -35,8 +35,8 @@ def expression(text: str) -> str:
         return ""
     if _EXPLODES.search(text) or re.search(r"\.\d+\.|\.\.", rest):
         return ""
-    if re.search(rf"(?:^| )(?:{SHORT_WORDS})(?= |$)", bare):
-        return ""
+    if re.search(rf"[\w)}}] (?:{SHORT_WORDS}) [\w({{]", bare) or re.search(r"\d ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}", text):
+        return ""  # 5 to 3; 5\frac{3}{2}, neither a mixed number nor a product
     if re.fullmatch(r"[a-zA-Z ]{2,}", rest.strip()) and not commands:
         return ""  # a word
     if r"\infty" in commands and not re.search(r"\\(?:lim|sum|int|prod)", text):

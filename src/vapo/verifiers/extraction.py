@@ -75,7 +75,8 @@ def find_answer(response: str, markers: tuple[str, ...] = ("answer", "boxed", "h
 def _begins(response: str, at: int) -> bool:
     """Whether a sentence or a clause begins at `at`, perhaps with "so my final"."""
     before = response[max(0, at - REACH) : at]
-    return _BEGINS.search(before if at <= REACH else f"x{before}") is not None
+    begins = _BEGINS.search(before if at <= REACH else f"x{before}")
+    return begins is not None and not (begins[0].startswith(",") and re.search(r"verif|check|confirm|test", before, re.IGNORECASE))
 
 
 def _text_at(response: str, start: int, name: str) -> str:

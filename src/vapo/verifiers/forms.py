@@ -47,6 +47,9 @@ _MONEY = re.compile(
     rf"(-?) ?(?:(?:C|A) ?(?=dollar))?({'|'.join(CURRENCIES)})s?\.? ?(?:dollars? ?)?"
     r"([-\d.][^ ]*(?: (?:[mbtr]+illion|thousand|hundred)s?)?)"
 )
+_ORDINAL = re.compile(
+    r"^(\d*(?:(?<!1)1(?= ?\W*st)|(?<!1)2(?= ?\W*nd)|(?<!1)3(?= ?\W*rd)|(?:1\d|[04-9])(?= ?\W*th)))[ ^{]*[a-z]{2} ?\}?$"
+)
 _WORDS = re.compile(r"[^\W\d_][\w'.-]*(?:[ ,]+[\w'.&-]+)*")
 _SEPARATORS = r"(?:;|(?<!\d),|,(?!\d{3}(?!\d)))(?: ?(?:and|or|&) )? ?| (?:and|or|&) |和|与|或"  # of a list
 _RELATION = {"<": "<", ">": ">", r"\le": "<=", r"\ge": ">="}
@@ -118,8 +121,9 @@ def _read(text: str) -> Form:
 
 def _listed(text: str) -> Form | None:
     """A list: parts between commas, semicolons, and, or; `a \\pm b`; None if it is not one."""
-    if r"\pm" in text and len(split(text, _SEPARATORS)) == 1 and re.search(r"\\(?:sum|prod|int|lim)(?![a-z])", text) is None:
-        return Form("list", "", tuple(_read(text.replace(r"\pm", a).replace(r"\mp", b)) for a, b in (("+", "-"), ("-", "+"))))
+    if len(re.findall(r"\\pm(?![a-z])", text)) == 1 and not re.search(r"[,;]|\\(?:sum|prod|int|lim|cup)(?![a-z])", text):
+        both = (("+", "-"), ("-", "+"))
+        return Form("list", "", tuple(_read(re.sub(r"\\mp(?![a-z])", b, re.sub(r"\\pm(?![a-z])", a, text))) for a, b in both))
     same = split(text, r",? ?(?:or equivalently|equivalently|i\.e\.|that is|which equals|即),? ")
     if len(same) == 2 and all(same):
         return Form("chain", "", tuple(map(_read, same)))
@@ -129,10 +133,9 @@ def _listed(text: str) -> Form | None:
         return None
     if re.fullmatch(r"\\?(?:lim|gcd|lcm|max|min).*", text) and len(split(text, ",")) == 1:
         return None
-    read_parts = map(_read, parts)
-    items = tuple(item for part in read_parts for item in (part.items if part.kind == "list" and part.text == "" else (part,)))
+    items = _flat(parts)
     names = [item.name for item in items]
-    if any(item.kind == "bracket" and item.name for item in items):  # inequalities
+    if any(item.kind == "bracket" and re.fullmatch(_LETTER, item.name) for item in items):  # inequalities
         if joined == " or " and len({*names, ""}) <= 2:
             return Form("union", "", tuple(replace(item, name="") for item in items), name=names[0])
         return Form("unknown", compact(text))
@@ -141,6 +144,17 @@ def _listed(text: str) -> Form | None:
     if len(set(names)) == 1:
         return Form("list", joined, tuple(replace(item, name="") for item in items), name=names[0])
     return Form("named", "", items) if all(names) and len(set(names)) == len(names) else Form("list", joined, items)
+
+
+def _flat(parts: list[str]) -> tuple[Form, ...]:
+    r"""The parts of a list; `\pm 1` is two of them."""
+    forms = map(_read, parts)
+    return tuple(item for form in forms for item in (form.items if _is_plus_minus(form) else (form,)))
+
+
+def _is_plus_minus(form: Form) -> bool:
+    r"""Whether it is `\pm a`, and not `x = \pm a`."""
+    return (form.kind, form.text) == ("list", "") and not any(x.name for x in (form, *form.items))
 
 
 def _related(text: str) -> Form | None:
@@ -158,7 +172,8 @@ def _related(text: str) -> Form | None:
     if len(sides) < 2:
         return None
     name = ""
-    if _is_name(sides[0]) and not (len(sides) == 2 and _is_name(sides[1]) and len(sides[1]) < len(sides[0])):
+    shorter = len(sides) == 2 and _is_name(sides[1]) and len(sides[1]) < len(sides[0]) and "(" not in sides[0]  # m + n = x
+    if _is_name(sides[0]) and not shorter:
         name, sides = compact(sides[0]), sides[1:]
     elif len(sides) == 2 and _is_name(sides[1]):
         name, sides = compact(sides[1]), sides[:1]
@@ -219,7 +234,7 @@ def _bracketed(text: str) -> Form | None:
         return None
     if text.startswith(r"\{"):
         parts = [part for part in split(inside, r"[,;]") if part]
-        items = tuple(map(_read, parts))
+        items = _flat(parts)
         return (
             items[0]
             if len(items) == 1
@@ -263,12 +278,12 @@ def _quantity(text: str) -> Form | None:
             if (form := _read(amount)).kind in ("number", "expression", "list", "chain")
             else None
         )
-    if (value := arithmetic(re.sub(r"^(\d+) ?\^? ?\{? ?(?:st|nd|rd|th) ?\}?$", r"\1", text))) is not None:  # 17, or the 17th
+    if (value := arithmetic(_ORDINAL.sub(r"\1", text))) is not None:
         return Form("number", plain, value=value)
     if readable := expression(text):
         return Form("expression", readable)
     if _WORDS.fullmatch(text):
-        words = re.sub(r"[.'\"-]", "", plain)
+        words = re.sub(r"[.\"]|(?<=[^\W\d_]{3})['-]|['-](?=[^\W\d_]{3})", "", plain)  # not of x'
         words = words.replace(" ", "") if max(map(len, words.split())) == 1 else words  # a b is ab
         return Form("text", words.casefold() if len(words) > 2 or words.lower() == "no" else words)
     return None

@@ -22,11 +22,21 @@ _SYMBOLS = {
         "¢": " cent ",
         r"\checkmark": "",
     },
-    **{"€": " euro ", "£": " pound ", "¥": " yen ", "₹": " rupee ", r"\$": " dollar ", r"\pounds": " pound ", r"\euro": " euro "},
+    **{
+        "€": " euro ",
+        "£": " pound ",
+        "¥": " yen ",
+        "￥": " yen ",
+        "￡": " pound ",
+        "₹": " rupee ",
+        r"\$": " dollar ",
+        r"\pounds": " pound ",
+        r"\euro": " euro ",
+    },
     **{"⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle "},
     **{letter: f"\\{name} " for letter, name in zip("αβγδθλμπρστφω", _GREEK.split(), strict=True)},
 }
-_LONG = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "d": "day", "l": "liter", "L": "liter"}
+_LONG = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "d": "day", "l": "liter", "L": "liter", "K": "kelvin"}
 _CROSSES = "❌✗✘✖❎"  # not the answer; other pictures say nothing
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _STYLE = (  # commands that change how their argument looks and not what it is
@@ -69,7 +79,7 @@ _REPLACEMENTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in 
     (r"\\(?:ldots|dots|cdots|dotsc)(?![a-z])|…|\.{3,}", r"\\ldots "),
     (r"\*\*([^*]+)\*\*", r"\1"),
     (r"(?<!\*)\*(?!\*)", r"\\cdot "),
-    (r"\\frac ?(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}"),
+    (r"\\(frac|binom) ?(\d) ?(\d)(?!\d)", r"\\\1{\2}{\3}"),
     (r"(?:√|\\sqrt) ?(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
     (r"√ ?\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![a-zA-Z\\])sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),

@@ -2,6 +2,7 @@
 
 import re
 
+from vapo.verifiers.arithmetic import WORDS, number
 from vapo.verifiers.units import split_unit
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
@@ -11,13 +12,23 @@ _CLOSES = (")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\end")
 CHANGES = re.compile(
     r"(?<![a-z])(?:not|no|nor|never|or|but|maybe|perhaps|possibly|either|neither|unless|if|except|wrong|incorrect|mistake|wait|actually|however"
     r"|instead|between|below|above|under|over|least|most|more|less|than|minus|negative|plus|times|base|mod|modulo|pmod|remainder|point"
-    r"|twice|double|triple|squared|cubed|reciprocal|opposite|(?:square|cube|third|quarter) of|log|ln|sorry|should"
+    r"|twice|double|triple|squared|cubed|reciprocal|opposite|inverse|(?:square|cube|third|quarter|fifth|tenth) of"
+    r"|square root|cube root|doubled|tripled|increased|decreased|divided|multiplied|reduced|log|ln|logarithm|sorry|should"
+    r"|rejected|discarded|excluded"
     r"|half|hundreds?|thousands?|\w*illions?|dozens?|lakhs?|crores?|tens|tenths?|percent|rather|guess|unclear|unknown|whether|nobody|nothing|none|cannot|hardly|doubt|unlikely|suppose|assume|estimated?|false|to|and)(?![a-z])|n't|\?",
+    re.IGNORECASE,
+)
+# Behind an answer these change it too.
+_ALSO = re.compile(
+    r"(?<![a-z])(?:factorial|roots?|divide|multipl\w+|subtract\w*|add(?:ed|ing)?|repeating|recurring|binary|octal|hex\w*|reject\w*"
+    r"|extraneous|bounds?|off by|impossible|invalid|contradict\w*|answer|result|final(?:ly)?|"
+    + "|".join(word for word in WORDS if word != "one")
+    + r")(?![a-z])",
     re.IGNORECASE,
 )
 _TAKES_BACK = re.compile(  # of them, those that are not said in a reason for the answer
     r"(?<![a-z])(?:or|but|maybe|perhaps|possibly|either|wrong|incorrect|mistake|wait|actually|however|instead|rather|sorry|should"
-    r"|guess|unclear|doubt|unlikely|false)(?![a-z])|\?",
+    r"|guess|unclear|doubt|unlikely|false|answer|result|below|final)(?![a-z])|\?",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -30,7 +41,7 @@ _REASON = re.compile(
     r"|as (?=the |we |it |is |that |a |\w+ed(?![a-z])|above|before)).*$|(?:, |,? \()?(?:(?P<why_zh>因为|由于)|即可).*$",
     re.IGNORECASE | re.DOTALL,
 )
-_REMARK = re.compile(r"^(.*[^\s,]),? \(([^()]*(?:\([^()]*\)[^()]*)*)\)$", re.DOTALL)
+_REMARK = re.compile(r"^(.*[^\s,])(?:,? |(?=\([^()]*[^\x00-\x7f]))\(([^()]*(?:\([^()]*\)[^()]*)*)\)$", re.DOTALL)
 _LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore|and|finally),? |(?:the |my |our )?(?:final |correct )?"
     r"(?:answer|result|option|choice)(?: is| was|:|：|=) ?"
@@ -83,20 +94,28 @@ def enclosed(text: str) -> str | None:
 
 def _says_nothing(text: str) -> bool:
     """Whether a text behind an answer leaves the answer as it is: without numbers and words that change one."""
-    return not re.search(r"\d", text) and not CHANGES.search(text)
+    return not re.search(r"\d", text) and not CHANGES.search(text) and not _ALSO.search(text)
 
 
-def _explains(reason: re.Match[str]) -> bool:
-    """Whether it takes nothing back; only "because" and the like may name other numbers."""
-    why = (reason["why"] or reason["why_zh"]) is not None
-    return not _TAKES_BACK.search(reason[0]) and (why or not re.search(r"\d", reason[0]))
+def _explains(reason: re.Match[str], answer: str) -> bool:
+    """Whether it takes nothing back. Only "because" and the like may name other numbers, or an equation that ends in the answer."""
+    if reason["why"] or reason["why_zh"]:
+        return not _TAKES_BACK.search(reason[0])
+    return _says_nothing(re.sub(r" (?:above|below)(?![a-z])", "", reason[0])) or _computes(reason[0], answer)
+
+
+def _computes(text: str, answer: str) -> bool:
+    """Whether a text behind an answer is a computation of it, 5 + 12 = 17, or says it again: seventeen."""
+    last = number(text.rpartition("=")[2].strip())
+    return last is not None and last == number(answer.strip()) and not _TAKES_BACK.search(text)
 
 
 def _without_remark(text: str, answer: str, remark: str) -> str:
     """`17 (apples that are left)` without what is in brackets, `17 (cm)` as 17 cm; other texts as they are."""
-    if (reason := _REASON.match(f" {remark}")) and _explains(reason):
+    remark = remark.strip()
+    if ((reason := _REASON.match(f" {remark}")) and _explains(reason, answer)) or _computes(remark, answer):
         return answer
-    if re.search(r"\d$", answer) and split_unit(f"{answer} {remark}")[1]:
+    if re.search(r"[\d})]$", answer) and split_unit(f"{answer} {remark}")[1]:
         return f"{answer} {remark}"
     words = re.search(r"[^\W\d_]{3,}", remark) and re.fullmatch(r"[^\W_][\w\s.'%-]*", remark)
     return answer if words and _says_nothing(remark) else text
@@ -118,7 +137,7 @@ def trimmed(text: str) -> str:
             text = _without_remark(text, *remark.groups())
         if (sentence := re.match(r"(.*?[\d)}a-z%])[.!] +(?=[A-Z][a-z]* [a-z])(.*)$", text)) and _says_nothing(sentence[2]):
             text = sentence[1]
-        if (reason := _REASON.search(text, 1)) and _explains(reason):
+        if (reason := _REASON.search(text, 1)) and _explains(reason, text[: reason.start()]):
             text = text[: reason.start()]
         if (prose := _PROSE.match(text) or _LABEL.match(text)) and not CHANGES.search(prose[1]):
             text = prose[2]

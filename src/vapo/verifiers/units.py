@@ -218,7 +218,7 @@ def _unit(tail: str) -> str | None:
         elif degree:
             name = {"C": "celsius", "F": "fahrenheit"}.get(scale, "degree")
         if name is not None:
-            names += ("/" if over and names else " " if names else "") + name + power
+            names += ("/" if over else " " if names else "") + name + power
             over, power = False, ""
         end = match.end()
     return None if tail[end:].strip(" .") or "?" in names else names

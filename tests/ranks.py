@@ -11,7 +11,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-SETTINGS = ("experiment=vapo_full", "debug=fast", "threads=1", "module.overlap=false", "algorithm.group_size=4")
+SETTINGS = (
+    "experiment=vapo_full",
+    "debug=fast",
+    "threads=1",
+    "module.overlap=false",
+    "algorithm.group_size=4",
+    "callbacks.summary=null",
+)
 SHARDED = ("trainer=fsdp", "trainer.accelerator=cpu", "module.sharding.compute_dtype=float32")
 REPLICATED = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true")
 

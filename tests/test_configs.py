@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tests.runs import CONFIGS, config_for
 
 from vapo.run.flatten import FLAT, flattened
-from vapo.run.training import check_algorithm
+from vapo.run.settings import check_algorithm
 
 GROUPS = ("experiment", "scale", "data", "model", "debug", "logger", "trainer")
 EXPERIMENTS, ABLATIONS, SCALES = (

@@ -1,5 +1,6 @@
 """The module through the real configs: gradients do not depend on the cut, and the wiring is the equations'."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,10 @@ def test_log_probabilities_follow_an_optimizer_step_in_bfloat16(keeps_casts: boo
     """Autocast may keep casts of weights; here they must not outlive a step."""
     module, batch = build(tmp_path)
     module.configure_optimizers()
-    learner, mixed = module.learners["actor"], MixedPrecision("bf16-mixed", "cpu")
-    learner.precision = mixed.forward_context
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=True) if keeps_casts else mixed.forward_context():
+    learner = module.learners["actor"]
+    keeping = partial(torch.autocast, "cpu", torch.bfloat16, cache_enabled=True)
+    learner.precision = keeping if keeps_casts else MixedPrecision("bf16-mixed", "cpu").forward_context
+    with learner.precision():
         before_R = learner.per_token(batch, lambda micro: module.actor(micro)[0])
         gradients(module, batch, 10**6)
         learner.optimizer.param_groups[0]["lr"] = 0.01

@@ -45,12 +45,14 @@ HOSTILE = [
     "1" * 390,
     "0." + "1" * 390,
     "1e999999999",
+    "().__class__.__bases__[0].__subclasses__()",
     "\\input{/etc/passwd}",
 ]
 CODE = [
     "__import__('os').system('touch {}')",
     "exec(\"open('{}','w')\")",
     "open('{}', 'w')",
+    "lambda: open('{}', 'w')",
     "\\operatorname{{eval}}(open('{}','w'))",
 ]
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class InPlace(TorchCheckpointIO):
     """Writes a checkpoint where it is to be: Lightning makes a copy in memory, and another one in the temporary folder."""
 
-    error: OSError | None = None  # of the last one, kept: with trainer=ddp only rank 0 writes, and the others already wait for it
+    error: Exception | None = None  # of the last one, kept: with trainer=ddp only rank 0 writes, and the others already wait for it
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         self.error = None
@@ -39,7 +39,7 @@ class InPlace(TorchCheckpointIO):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with Path(path).open("wb") as file:  # not by torch, whose error would not say that the disk is full
                 torch.save(checkpoint, file)
-        except OSError as error:
+        except Exception as error:
             self.error = error
 
     def check(self) -> None:

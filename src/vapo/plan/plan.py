@@ -29,7 +29,8 @@ from vapo.plan.step import StepMemory, fake_ranks, step_memory
 from vapo.plan.text import text
 from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, host_seconds, sync_seconds, update_seconds
 from vapo.run.record import provenance
-from vapo.run.training import check_algorithm, quiet_libraries
+from vapo.run.settings import check_algorithm
+from vapo.run.training import quiet_libraries
 
 GIB = 2**30
 PARTS = ("weights", "optimizer", "gradients", "temporary", "engine weights", "KV cache", "reserved")

@@ -58,8 +58,6 @@ def check_groups(rollouts_per_step: int, group_size: int) -> None:
 
 def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int) -> None:
     """Raises ValueError if minibatches would have different sizes."""
-    if minibatch_rollouts < 1:
-        raise ValueError(f"module.minibatch_rollouts is {minibatch_rollouts}; set it to 1 or more")
     if rollouts_per_step % minibatch_rollouts != 0:
         found = f"{minibatch_rollouts} and does not divide data.rollouts_per_step {rollouts_per_step}"
         raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")

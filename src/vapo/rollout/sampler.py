@@ -98,8 +98,10 @@ class Sampler:
 
         def verify(i: int, completion: Completion) -> None:
             self.watch(next(done), len(requests))
+            if not leads:
+                return
             text = self.verifier.judged(self.decode(completion.token_ids), completion.finished)
-            if leads and (completion.finished or text):
+            if completion.finished or text:
                 verdicts[i] = self.verifier.submit(text, prompts[assignments[i][0]].reference)
 
         with self.context():

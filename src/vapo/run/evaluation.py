@@ -43,6 +43,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if config.k < 1 or config.problems_per_file < 1:
         raise ValueError(f"k is {config.k}, problems_per_file {config.problems_per_file}; set both to 1 or more")
     config = of_run(config)
+    if torch.cuda.is_available() and "float32_matmul" in config:
+        torch.set_float32_matmul_precision(config.float32_matmul)
     check_types(config)
     if config.sampling.max_new_tokens is None:
         raise ValueError(
@@ -103,10 +105,9 @@ def of_run(config: DictConfig) -> DictConfig:
         raise ValueError("run= takes the run's own model: leave model and module out, or give model.path= instead of run=")
     run, config = load_config(saved), config.copy()
     config.model, config.module = run.model, run.module
-    with open_dict(config):  # what the engine's dtype follows, as in the run
+    with open_dict(config):  # what precision follows, as in the run
+        config.float32_matmul = run.get("float32_matmul", "high")
         config.trainer = {name: run.trainer[name] for name in ("precision", "strategy") if name in run.trainer}
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision(run.get("float32_matmul", "high"))
     if not any(choice.startswith(("data=", "problems@")) for choice in overrides):
         keys = [key for choice in overrides if (key := choice.lstrip("+").split("=")[0]).startswith("data.")]
         chosen = {key: OmegaConf.select(config, key) for key in keys}
@@ -147,8 +148,8 @@ def load_actor(config: DictConfig) -> tuple[Actor, int | None]:
 def check_same(out: Path, config: DictConfig, found: dict[str, Any]) -> None:
     """Raises ValueError unless `out` is new or holds part of the same evaluation."""
     out.mkdir(parents=True, exist_ok=True)
-    file, named = out / "settings.json", {name: config[name] for name in SETTINGS} | {"verifier": config.data.verifier}
-    named["dtype"] = config.rollout.engine.dtype
+    others = {"verifier": config.data.verifier, "dtype": config.rollout.engine.dtype}
+    file, named = out / "settings.json", {name: config[name] for name in SETTINGS} | others
     settings = {**OmegaConf.to_container(OmegaConf.create(named)), **found}  # type: ignore[dict-item]
     if file.exists():
         before = json.loads(file.read_text())["settings"]

@@ -18,14 +18,12 @@ SHOWN = ("experiment", "scale", "ablation", "debug", "data", "rollout", "trainer
 def check_training(config: DictConfig) -> None:
     """Raises ValueError if rollouts cannot be sampled or grouped as the settings say, or there is no GPU where they want one; warns
     of a run that would do nothing. Imports torch, but none of the other libraries."""
-    from vapo.rollout.checks import check_groups, check_minibatches, check_sampling
+    from vapo.rollout.checks import check_counts, check_groups, check_minibatches, check_sampling
 
     check_device("trainer.accelerator", config.trainer.get("accelerator"), "trainer=cpu")
     if config.resume is not None:
         return  # its settings are the saved ones, which `train` checks
-    check_algorithm(config.algorithm)
-    check_dtype(config.model)
-    check_offload(config.module)
+    check_combinations(config)
     check_ranges(config)
     for part in ("algorithm", "rollout.sampling"):
         check_types(config, part)
@@ -34,12 +32,11 @@ def check_training(config: DictConfig) -> None:
     if evaluation is not None and "_target_" in evaluation:
         check_types(config, "callbacks.aime_evaluation.sampling")
         instantiate(evaluation)
-    rollouts, group, minibatch = config.data.rollouts_per_step, config.data.group_size, config.module.minibatch_rollouts
-    if all(
-        type(size) is int for size in (rollouts, group, minibatch, config.module.policy_steps)
-    ):  # others `check_types` will name
-        check_groups(rollouts, group)
-        check_minibatches(minibatch, rollouts)
+    sizes = (config.data.rollouts_per_step, config.data.group_size, config.module.minibatch_rollouts, config.module.policy_steps)
+    if all(type(size) is int for size in sizes):  # others `check_types` will name
+        check_counts(config.module, ("minibatch_rollouts",))
+        check_groups(config.data.rollouts_per_step, config.data.group_size)
+        check_minibatches(config.module.minibatch_rollouts, config.data.rollouts_per_step)
         with suppress(TypeError):  # the same
             warn_of_unused(config)
 
@@ -50,6 +47,13 @@ def check_evaluation(config: DictConfig) -> None:
 
     check_device("device", config.device, "device=cpu")
     SamplingParams(**{name: value for name, value in config.sampling.items() if value is not None})
+
+
+def check_combinations(config: DictConfig) -> None:
+    """Raises ValueError if settings do not go together."""
+    check_algorithm(config.algorithm)
+    check_dtype(config.model)
+    check_offload(config.module)
 
 
 def check_algorithm(algorithm: DictConfig) -> None:

@@ -28,7 +28,7 @@ from vapo.module import RLModule
 from vapo.run.launching import check_one_folder, check_sweep, is_first_rank, locked, name_ranks
 from vapo.run.naming import name_run
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
-from vapo.run.settings import check_algorithm, check_dtype, check_offload
+from vapo.run.settings import check_combinations
 from vapo.run.value_types import check_ranges, check_types
 
 LIMIT = "sampling.max_new_tokens"
@@ -61,9 +61,7 @@ def _train(config: DictConfig, folder: Path) -> dict[str, float]:
             if is_first_rank():  # it has just made the folder, when the others look
                 check_same_job(config, folder)
             checkpoint, rl_step = find_checkpoint(folder / "checkpoints", LAST)
-    check_algorithm(config.algorithm)
-    check_dtype(config.model)
-    check_offload(config.module)
+    check_combinations(config)
     check_types(config)
     check_ranges(config)
     texts = record_texts(config)  # before instantiate(), which writes values over interpolations

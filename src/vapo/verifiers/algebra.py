@@ -107,10 +107,10 @@ def equal_expressions(answer: str, reference: str, equation: bool = False) -> bo
         met += 1
         if equation:
             ratios.add(sympy.N(x / y, 40 + more) if y != 0 else None)
-        elif abs(x - y) > (size := max(abs(x), abs(y))) * slack:
-            left = max(_largest_term(form, at, digits) for form in (a, b)) * slack
-            if abs(x - y) > min(left, CANCELLED * max(size, 1)):
-                return False
+        elif abs(x - y) > (size := max(abs(x), abs(y))) * slack and (
+            abs(x - y) > CANCELLED * max(size, 1) or abs(x - y) > max(_largest_term(form, at, digits) for form in (a, b)) * slack
+        ):
+            return False
     if met < min(ENOUGH, len(points)):
         return False
     first = next(iter(ratios), None)
@@ -133,9 +133,8 @@ def _points(letters: list[Any], *forms: Any) -> list[dict[Any, Any]]:
     ]
     if any(map(_has_kinks, forms)):
         powers = any(power.exp.free_symbols for form in forms for power in form.atoms(sympy.Pow))
-        largest = (
-            10 if powers or any(form.has(sympy.exp, sympy.factorial, sympy.gamma, sympy.binomial) for form in forms) else 10**9
-        )
+        grows = powers or any(form.has(sympy.exp, sympy.factorial, sympy.gamma, sympy.binomial) for form in forms)
+        largest = 10 if grows else 10**9
         constants = sorted({abs(int(c)) for form in forms for c in form.atoms(sympy.Integer) if 1 < abs(c) <= largest})[:6]
         for size in (*(size for size in FAR if size <= largest), *constants, *(c / 3 for c in constants)):
             for sign in (1, -1):

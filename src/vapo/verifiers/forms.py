@@ -47,9 +47,6 @@ _MONEY = re.compile(
     rf"(-?) ?(?:(?:C|A) ?(?=dollar))?({'|'.join(CURRENCIES)})s?\.? ?(?:dollars? ?)?"
     r"([-\d.][^ ]*(?: (?:[mbtr]+illion|thousand|hundred)s?)?)"
 )
-_ORDINAL = re.compile(
-    r"^(\d*(?:(?<!1)1(?= ?\W*st)|(?<!1)2(?= ?\W*nd)|(?<!1)3(?= ?\W*rd)|(?:1\d|[04-9])(?= ?\W*th)))[ ^{]*[a-z]{2} ?\}?$"
-)
 _WORDS = re.compile(r"[^\W\d_][\w'.-]*(?:[ ,]+[\w'.&-]+)*")
 _SEPARATORS = r"(?:;|(?<!\d),|,(?!\d{3}(?!\d)))(?: ?(?:and|or|&) )? ?| (?:and|or|&) |和|与|或"  # of a list
 _RELATION = {"<": "<", ">": ">", r"\le": "<=", r"\ge": ">="}
@@ -248,6 +245,16 @@ def _bracketed(text: str) -> Form | None:
     return _read(inside) if len(parts) == 1 and text[0] + text[-1] in ("()", "[]") and inside else None
 
 
+def _cardinal(text: str) -> str:
+    """17 for 17th; other texts, such as 17nd, as they are."""
+    ordinal = re.fullmatch(r"(\d+)[ ^{]*(st|nd|rd|th) ?\}?", text)
+    if ordinal is None:
+        return text
+    tens, ones = ordinal[1][-2:-1], ordinal[1][-1]
+    right = "th" if tens == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(ones, "th")
+    return ordinal[1] if ordinal[2] == right else text
+
+
 def _quantity(text: str) -> Form | None:
     """Percentages, units, currencies, times and ratios, numbers in a base, infinities, words, expressions."""
     plain = compact(text)
@@ -278,7 +285,7 @@ def _quantity(text: str) -> Form | None:
             if (form := _read(amount)).kind in ("number", "expression", "list", "chain")
             else None
         )
-    if (value := arithmetic(_ORDINAL.sub(r"\1", text))) is not None:
+    if (value := arithmetic(_cardinal(text))) is not None:
         return Form("number", plain, value=value)
     if readable := expression(text):
         return Form("expression", readable)

@@ -12,27 +12,9 @@ _SYMBOLS = {
     **{"∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm "},
     **{"∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∓": r"\mp ", "°": r"\degree ", "→": r"\to "},
     **{"。": ".", "，": ",", "、": ",", "‘": "'", "’": "'", "“": '"', "”": '"', "′": r"\prime ", "″": r"\prime\prime "},
-    **{
-        "{,}": ",",
-        "{:}": ":",
-        "℃": r"\degree C",
-        "℉": r"\degree F",
-        "º": r"\degree ",
-        "˚": r"\degree ",
-        "¢": " cent ",
-        r"\checkmark": "",
-    },
-    **{
-        "€": " euro ",
-        "£": " pound ",
-        "¥": " yen ",
-        "￥": " yen ",
-        "￡": " pound ",
-        "₹": " rupee ",
-        r"\$": " dollar ",
-        r"\pounds": " pound ",
-        r"\euro": " euro ",
-    },
+    **{"{,}": ",", "{:}": ":", "℃": r"\degree C", "℉": r"\degree F", "º": r"\degree ", "˚": r"\degree ", r"\checkmark": ""},
+    **{"€": " euro ", "£": " pound ", "￡": " pound ", "¥": " yen ", "￥": " yen ", "₹": " rupee ", "¢": " cent "},
+    **{r"\$": " dollar ", r"\pounds": " pound ", r"\euro": " euro "},
     **{"⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle "},
     **{letter: f"\\{name} " for letter, name in zip("αβγδθλμπρστφω", _GREEK.split(), strict=True)},
 }
@@ -98,10 +80,9 @@ _REPLACED = [(re.compile(pattern), new) for pattern, new in _REPLACEMENTS]
 _STYLED = re.compile(rf"\\(?:{_STYLE})(?![a-zA-Z]) ?\{{([^{{}}]*)\}}")
 _SWITCH = re.compile(rf"\\(?:{_STYLE})(?![a-zA-Z])")
 _BLANKS = re.compile(r"\s+")
-
-
 _ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}  # of commands; an argument without braces is one character or command
 _COMMAND = re.compile(rf"\\({'|'.join(_ARGUMENTS)})(?![a-zA-Z]) ?(?:(?<=sqrt)\[[^\[\]]*\]|(?<=sqrt )\[[^\[\]]*\])?")
+_BRACES = re.compile(r" ?(?:\[[^\[\]]*\])?(?=\{)")  # that open behind a command, perhaps with an index in brackets before them
 _ARGUMENT = re.compile(r" ?(\{|\\[a-zA-Z]+|[a-zA-Z]|\d(?!\d))")
 
 
@@ -128,7 +109,7 @@ def _end_of_argument(text: str, argument: re.Match[str]) -> int:
     """Where an argument ends: braces at their partner, a command behind its own arguments, which have braces."""
     groups, end = (1, argument.start(1)) if argument[1] == "{" else (_ARGUMENTS.get(argument[1][1:], 0), argument.end())
     for _ in range(groups):
-        opened = re.compile(r" ?(?:\[[^\[\]]*\])?(?=\{)").match(text, end)
+        opened = _BRACES.match(text, end)
         if opened is None:
             break
         _, end = braced(text, opened.end())

@@ -18,7 +18,7 @@ CHANGES = re.compile(
     r"|half|hundreds?|thousands?|\w*illions?|dozens?|lakhs?|crores?|tens|tenths?|percent|rather|guess|unclear|unknown|whether|nobody|nothing|none|cannot|hardly|doubt|unlikely|suppose|assume|estimated?|false|to|and)(?![a-z])|n't|\?",
     re.IGNORECASE,
 )
-# Behind an answer these change it too.
+# Behind an answer these change or contradict it too.
 _ALSO = re.compile(
     r"(?<![a-z])(?:factorial|roots?|divide|multipl\w+|subtract\w*|add(?:ed|ing)?|repeating|recurring|binary|octal|hex\w*|reject\w*"
     r"|extraneous|bounds?|off by|impossible|invalid|contradict\w*|answer|result|final(?:ly)?|"
@@ -26,7 +26,7 @@ _ALSO = re.compile(
     + r")(?![a-z])",
     re.IGNORECASE,
 )
-_TAKES_BACK = re.compile(  # of them, those that are not said in a reason for the answer
+_TAKES_BACK = re.compile(  # of both, those that are not said in a mere reason for the answer
     r"(?<![a-z])(?:or|but|maybe|perhaps|possibly|either|wrong|incorrect|mistake|wait|actually|however|instead|rather|sorry|should"
     r"|guess|unclear|doubt|unlikely|false|answer|result|below|final)(?![a-z])|\?",
     re.IGNORECASE,

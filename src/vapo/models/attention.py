@@ -49,9 +49,17 @@ def attend_packed(packed: Packed, module: nn.Module, query: Tensor, key: Tensor,
     outputs = []
     for block, *piece in pieces:
         q, k, v = (x_X.view(*block, -1, query.shape[3]).transpose(1, 2) for x_X in piece)
-        output, _ = sdpa_attention_forward(module, q, k, v, None, **options)  # causal, and padding is on the right: no mask
-        outputs.append(output.flatten(0, 1))
+        outputs.append(_causal(module, q, k, v, **options).flatten(0, 1))  # padding is on the right: no mask
     return torch.cat(outputs).index_select(0, packed.slot_S)[None]
+
+
+def _causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """Causal SDPA. On a CPU in float32: in bfloat16 its backward is many small products, and takes twice as long."""
+    if value.device.type != "cpu" or value.dtype != torch.bfloat16:
+        return sdpa_attention_forward(module, query, key, value, None, **options)[0]
+    with torch.autocast("cpu", enabled=False):  # it would cast them back; rotated queries and keys are float32 already
+        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
+    return output.to(value.dtype)
 
 
 AttentionInterface.register(PACKED, attention)

@@ -61,7 +61,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("assets", lambda: str(PACKAGE / "assets"), replace=True)
     OmegaConf.register_new_resolver("offline", _offline, replace=True)
     OmegaConf.register_new_resolver("made_model", _made_model, replace=True)
-    OmegaConf.register_new_resolver("tokens", lambda *parts: None if None in parts else sum(parts), replace=True)
+    OmegaConf.register_new_resolver("sum", lambda *parts: None if None in parts else sum(parts), replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("least", min, replace=True)
     OmegaConf.register_new_resolver("engine_dtype", _engine_dtype, replace=True)

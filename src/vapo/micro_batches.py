@@ -70,14 +70,15 @@ def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: fl
 
     prompts = [token_L[:length] for token_L, length in zip(token_BL, prompt_B.tolist(), strict=True)]
     keys = [prompt.numpy().tobytes() for prompt in prompts]
-    distinct = dict(zip(keys, prompts, strict=True))
-    ends = list(accumulate(len(prompt) for prompt in distinct.values()))
-    end = dict(zip(distinct, ends, strict=True))  # of each distinct prompt in S
-    token_S = torch.cat([*distinct.values(), token_BL[response_BL]])
+    common = int((token_BL[:, : int(prompt_B.min())] == token_BL[:1, : int(prompt_B.min())]).all(0).cumprod(0).sum())
+    rest = {key: prompt[common:] for key, prompt in zip(keys, prompts, strict=True)}
+    token_S = torch.cat([token_BL[0, :common], *rest.values(), token_BL[response_BL]])
+    ends = list(accumulate((len(tokens) for tokens in rest.values()), initial=common))[1:]
+    end = dict(zip(rest, ends, strict=True))  # of each distinct prompt in S
     prompt_start_B = torch.tensor([end[key] for key in keys]) - prompt_B
     response_start_B = ends[-1] + response_B.cumsum(0) - response_B
     start_BL = torch.where(response_BL, (response_start_B - prompt_B)[:, None], prompt_start_B[:, None])
-    index_BL = torch.where(inside_BL, start_BL + position_L, 0)
+    index_BL = torch.where(inside_BL, torch.where(position_L < common, 0, start_BL) + position_L, 0)
     index_N = index_BL[inside_BL]
     position_S = torch.zeros_like(token_S).index_put_((index_N,), position_L.expand_as(index_BL)[inside_BL])
 

@@ -171,8 +171,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Packed:
-    """The tokens of a micro-batch in one row, without padding: each distinct prompt once, then the responses. Attention alone is
-    over padded rows, in blocks of rollouts of similar length."""
+    """The tokens of a micro-batch in one row, without padding: what all prompts begin with, the rest of each distinct prompt, then
+    the responses. Attention alone is over padded rows, in blocks of rollouts of similar length."""
 
     blocks: tuple[tuple[int, int], ...]  # (B, L) of each block of rollouts
     token_S: Tensor

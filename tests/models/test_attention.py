@@ -43,16 +43,21 @@ def unpacked(model):
     return plain
 
 
-def test_packed_tokens_are_each_distinct_prompt_once_then_the_responses():
+@pytest.mark.parametrize("common", [0, 1, 3])
+def test_packed_tokens_are_what_prompts_share_then_the_rest_of_each_distinct_one_then_the_responses(common):
     batch = grouped_batch()
+    for group in (0, 1):  # the short prompts are three tokens, the long one begins with them
+        rows_B = batch.group_B == group
+        starts = (batch.total_length_B.cumsum(0) - batch.total_length_B)[rows_B]
+        batch.token_N[starts[:, None] + torch.arange(common, 3)] = 1
     (micro,) = micro_batches(batch, 10**6)
     packed, part = micro.packed, micro.part
     lengths = list(zip(part.prompt_length_B.tolist(), part.response_length_B.tolist(), strict=True))
     texts = [token_L[: p + r].tolist() for token_L, (p, r) in zip(micro.token_BL, lengths, strict=True)]
     distinct = list(dict.fromkeys(tuple(text[:p]) for text, (p, _) in zip(texts, lengths, strict=True)))
     assert len(distinct) == 2  # of three groups
-    responses = [text[p:] for text, (p, _) in zip(texts, lengths, strict=True)]
-    assert packed.token_S.tolist() == [token for piece in [*distinct, *responses] for token in piece]
+    rests, responses = [prompt[common:] for prompt in distinct], [text[p:] for text, (p, _) in zip(texts, lengths, strict=True)]
+    assert packed.token_S.tolist() == [token for piece in [distinct[0][:common], *rests, *responses] for token in piece]
 
     rows = [index_L for index_BL in blocks(packed) for index_L in index_BL]
     assert len(packed.blocks) > 1
@@ -104,6 +109,23 @@ def test_packed_values_are_those_of_padded_rows(language_model):
     assert_close(critic(micro), unpacked(critic)(micro), atol=1e-5, rtol=0)
 
 
+def test_on_a_cpu_attention_is_float32_under_autocast(mini_model, monkeypatch):
+    (micro,) = micro_batches(grouped_batch(), 10**6)
+    attention, seen, products = torch.nn.functional.scaled_dot_product_attention, set(), set()
+
+    def noted(*inputs, **options):
+        output = attention(*inputs, **options)
+        seen.update(x.dtype for x in (*inputs, output))
+        return output
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    projection = mini_model.base_model.layers[0].self_attn.o_proj
+    projection.register_forward_hook(lambda _, inputs, output: products.update((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        Actor(mini_model)(micro)[0].sum().backward()
+    assert seen == {torch.float32} and products == {torch.bfloat16}
+
+
 def test_activation_checkpointing_changes_no_gradient(mini_model):
     (micro,) = micro_batches(grouped_batch(), 10**6)
     gradients = []
@@ -116,12 +138,12 @@ def test_activation_checkpointing_changes_no_gradient(mini_model):
     assert_close(gradients[1], gradients[0])
 
 
-def test_the_network_reads_each_distinct_prompt_once_and_no_padding(mini_model):
+def test_the_network_reads_what_prompts_share_once_and_no_padding(mini_model):
     (micro,) = micro_batches(grouped_batch(), 10**6)
     actor, read = Actor(mini_model), []
     actor.language_model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: read.append(inputs[0].numel()))
     actor(micro)
-    assert read == [3 + 7 + len(micro.next_token_R)]
+    assert read == [7 + len(micro.next_token_R)]  # the long prompt begins with the short one
 
 
 def test_what_stands_in_the_padding_of_attention_changes_nothing(mini_model):

@@ -96,6 +96,8 @@ SLIPS = {  # value of a key: what the line says
     "callbacks.rl_checkpoint.keep=null": "callbacks.rl_checkpoint.keep is null; set it to a whole number",
     "trainer.max_steps=soon": "trainer.max_steps is soon; set it to a whole number",
     "model.eos_token_ids=5": "model.eos_token_ids is 5; set it to a list or null",
+    "+rollout.engine.tensor_parallel=2": "rollout.engine.tensor_parallel has no meaning for TorchEngine: take it out with "
+    "~rollout.engine.tensor_parallel, or choose another rollout=",  # as scale=paper rollout=torch would have it
     "seed=null": "seed is null; set it to a whole number",
     "threads=all": "threads is all; set it to a whole number",
     "tags=a": "tags is a; set it to a list",

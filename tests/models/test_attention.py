@@ -109,7 +109,8 @@ def test_packed_values_are_those_of_padded_rows(language_model):
     assert_close(critic(micro), unpacked(critic)(micro), atol=1e-5, rtol=0)
 
 
-def test_on_a_cpu_attention_is_float32_under_autocast(mini_model, monkeypatch):
+@pytest.mark.parametrize("autocast", [True, False])
+def test_only_under_autocast_attention_of_bfloat16_is_float32_on_a_cpu(autocast, mini_model, monkeypatch):
     (micro,) = micro_batches(grouped_batch(), 10**6)
     attention, seen, products = torch.nn.functional.scaled_dot_product_attention, set(), set()
 
@@ -121,9 +122,9 @@ def test_on_a_cpu_attention_is_float32_under_autocast(mini_model, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     projection = mini_model.base_model.layers[0].self_attn.o_proj
     projection.register_forward_hook(lambda _, inputs, output: products.update((inputs[0].dtype, output.dtype)))
-    with torch.autocast("cpu", torch.bfloat16):
-        Actor(mini_model)(micro)[0].sum().backward()
-    assert seen == {torch.float32} and products == {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        Actor(mini_model if autocast else mini_model.bfloat16())(micro)[0].sum().backward()
+    assert seen == {torch.float32 if autocast else torch.bfloat16} and products == {torch.bfloat16}
 
 
 def test_activation_checkpointing_changes_no_gradient(mini_model):

@@ -12,11 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import open_dict
 from tests.runs import CONFIGS
+from transformers import GPT2Config
 
 from vapo.models.loading import SIZES
 from vapo.plan.check import measure, predict, small_model
 from vapo.plan.plan import gpu_table, plan
-from vapo.plan.sizes import Setting, dimensions, host_bytes_per_rank, kv_token_bytes, model_config
+from vapo.plan.sizes import Setting, cache_bytes, dimensions, host_bytes_per_rank, kv_token_bytes, model_config
 from vapo.plan.step import step_memory
 from vapo.plan.time import Work, host_seconds
 from vapo.rollout.collate import collate
@@ -84,6 +85,9 @@ def test_offloaded_parts_leave_the_gpu_and_shared_engines_are_smaller(two_ranks,
     assert here["engine weights"] == engine and offloaded["engine weights"] == engine / 4
     assert here["total"] - offloaded["total"] == pytest.approx(moved + engine * 3 / 4)
     assert kv_token_bytes(model, 2) == 2 * LAYERS * (HIDDEN // 128) * 64 * 2
+    assert kv_token_bytes(GPT2Config(), 2) == 2 * 12 * 768 * 2  # no grouped queries
+    one, two = (cache_bytes(config, model, Setting(False, "bfloat16", gpus, None, False), 3) for gpus in (1, 2))
+    assert one == two  # of one head of keys and values each GPU has a copy
 
 
 def test_host_memory_is_what_the_arrays_of_a_step_hold(make_rollout, tmp_path):
@@ -149,6 +153,7 @@ def test_seconds_of_the_host_are_linear_in_response_tokens():
 
 def test_a_run_that_does_not_fit_says_so_and_what_would_help(tmp_path):
     fits = plan(plan_config(tmp_path, "cluster.gpus=2"))
+    assert fits["gpu_gib"]["actor_optimizer"]["temporary"] < 1e-4  # one kernel: not a copy of a weight
     assert fits["verdict"].startswith("fits: ") and json.loads((tmp_path / "plan.json").read_text())["verdict"] == fits["verdict"]
     found = plan(plan_config(tmp_path, "cluster.gpus=2", "cluster.reserved_gib=0", "cluster.gpu_types.h100.memory_gib=0.001"))
     assert found["verdict"].startswith("does not fit: ")
@@ -161,6 +166,29 @@ def test_a_run_that_does_not_fit_says_so_and_what_would_help(tmp_path):
     )
     assert all(key in remedy for key, remedy in zip(keys, found["remedies"], strict=True))
     assert "does not fit" in (tmp_path / "plan.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("rollout=vllm", "rollout.engine.tensor_parallel=4", "cluster.gpus=4"),
+            "4 and does not divide the model's attention heads, 2",
+        ),
+        (("rollout=vllm", "rollout.engine.tensor_parallel=2", "cluster.gpus=3"), "2 and does not divide cluster.gpus, 3"),
+        (
+            ("+rollout.engine.tensor_parallel=2",),
+            "tensor_parallel has no meaning for TorchEngine: take it out with ~rollout.engine.t",
+        ),
+    ],
+)
+def test_engines_that_cannot_be_shared_like_that_are_refused(overrides, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plan(plan_config(tmp_path, *overrides))
+
+
+def test_one_gpu_waits_for_no_other(tmp_path):
+    assert plan(plan_config(tmp_path, "cluster.gpus=1"))["seconds_per_step"]["weight sync"] == 0
 
 
 def test_a_cache_too_small_for_one_response_does_not_fit(tmp_path):

@@ -54,10 +54,10 @@ def attend_packed(packed: Packed, module: nn.Module, query: Tensor, key: Tensor,
 
 
 def _causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-    """Causal SDPA. On a CPU in float32: in bfloat16 its backward is many small products, and takes twice as long."""
-    if value.device.type != "cpu" or value.dtype != torch.bfloat16:
+    """Causal SDPA. Under a CPU's autocast in float32: its backward in bfloat16 is many small products, and takes twice as long."""
+    if value.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return sdpa_attention_forward(module, query, key, value, None, **options)[0]
-    with torch.autocast("cpu", enabled=False):  # it would cast them back; rotated queries and keys are float32 already
+    with torch.autocast("cpu", enabled=False):
         output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
     return output.to(value.dtype)
 

@@ -1,6 +1,8 @@
 """Plans a run from a configuration and a cluster: memory per phase, whether it fits, remedies, and time."""
 
 import json
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from vapo.plan.sizes import (
     BYTES,
     Setting,
     cache_bytes,
+    cache_parts,
     check_cluster,
     engine_bytes,
     host_bytes_per_rank,
@@ -31,6 +34,7 @@ from vapo.plan.time import Machines, Work, annotate_seconds, generate_seconds, h
 from vapo.run.record import provenance
 from vapo.run.settings import check_algorithm
 from vapo.run.training import quiet_libraries
+from vapo.run.value_types import check_types
 
 GIB = 2**30
 PARTS = ("weights", "optimizer", "gradients", "temporary", "engine weights", "KV cache", "reserved")
@@ -45,6 +49,7 @@ def plan(config: DictConfig) -> dict[str, object]:
     quiet_libraries()
     check_cluster(config.cluster)
     check_algorithm(config.algorithm)
+    check_types(config, "rollout")
     config = with_known_dimensions(config)
     model, memory = model_config(config.model.path), count(config)
     now = Setting.of(config)
@@ -53,10 +58,10 @@ def plan(config: DictConfig) -> dict[str, object]:
     remedied, setting = (tried[-1].config, tried[-1].setting) if tried else (config, now)
     seconds = step_seconds(remedied, setting, model, memory)
     host = host_bytes_per_rank(config, instantiate(config.algorithm))
-    if now.cpu_offload or config.module.offload:
+    if setting.cpu_offload or config.module.offload:
         host["weights, gradients, optimizer (offloaded)"] = sum(memory.persistent("actor_optimizer").values())
-    if now.sleeps and config.rollout.engine.get("sleep_level") == 1:  # vLLM keeps them there while networks train
-        host["engine weights (asleep)"] = engine_bytes(config, model, memory.parameters["actor"], now)[0]
+    if setting.sleeps and config.rollout.engine.get("sleep_level", 1) == 1:  # vLLM keeps them there while networks train
+        host["engine weights (asleep)"] = engine_bytes(config, model, memory.parameters["actor"], setting)[0]
     found: dict[str, object] = {
         "verdict": verdict,
         "remedies": [f"{remedy.name}: {remedy.gib:.1f} GiB" for remedy in tried],
@@ -83,8 +88,9 @@ def count(config: DictConfig) -> StepMemory:
     settings._set_parent(config)
     with open_dict(settings):
         settings.sharding.cpu_offload = False  # counted as if on the GPU; `gpu_table` takes offloaded memory out
+    warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torchmetrics copies its states
     with fake_ranks(config.cluster.gpus):
-        return step_memory(settings, longest(config), fake=True, foreach=True)
+        return step_memory(settings, longest(config), fake=True, fused=True)
 
 
 def rates(config: DictConfig) -> DictConfig:
@@ -155,11 +161,12 @@ def effects(config: DictConfig, model: PretrainedConfig, memory: StepMemory, now
     def engine(tensor_parallel: int) -> Setting:
         """vLLM in bfloat16 with sleep, and the remaining memory as cache: enough for one response, and not more than for all."""
         setting = Setting(now.cpu_offload, "bfloat16", tensor_parallel, 0, sleeps=True)
-        spare = (limit - peak_of(gpu_table(config, model, memory, setting))[0]) * GIB
+        spare = limit * GIB - gpu_table(config, model, memory, setting)["generate"]["total"]
         wanted = min(int(spare), cache_bytes(config, model, setting, responses_at_once(config, setting)))
         return replace(setting, kv_cache_mib=max(wanted, cache_bytes(config, model, setting, 1)) // 2**20)
 
-    shared = max(now.tensor_parallel, min(config.cluster.gpus_per_node, config.cluster.gpus))
+    common = math.gcd(config.cluster.gpus, model.num_attention_heads)  # vLLM shares whole heads
+    shared = max(now.tensor_parallel, *(n for n in range(1, config.cluster.gpus_per_node + 1) if common % n == 0))
     if served(config):
         best, last = now, tried("", now)
     else:
@@ -193,14 +200,14 @@ def step_seconds(config: DictConfig, now: Setting, model: PretrainedConfig, memo
         cluster.gpus,
         rate.tflops * 1e12 * cluster.utilization,
         rate.memory_gb_s * 1e9 * cluster.bandwidth_utilization,
-        wire * 1e9 * cluster.network_utilization,
+        wire * 1e9 * cluster.network_utilization if cluster.gpus > 1 else math.inf,
     )
     limit, rollouts = config.rollout.sampling.max_new_tokens, config.data.rollouts_per_step
     mean = limit * cluster.response_share
     updates = round(rollouts / config.module.minibatch_rollouts)
     work = Work(rollouts, cluster.prompt_tokens, mean, limit, config.module.microbatch_tokens, updates)
     actor, kv = memory.parameters["actor"], kv_token_bytes(model, BYTES[now.dtype])
-    cache = engine_bytes(config, model, actor, now)[1] * now.tensor_parallel
+    cache = engine_bytes(config, model, actor, now)[1] * cache_parts(model, now)
     at_once = min(responses_at_once(config, now), cache / kv / (cluster.prompt_tokens + mean / 2))
     seconds = {
         "generate": generate_seconds(machines, work, actor, BYTES[now.dtype], kv, at_once, now.tensor_parallel),

@@ -57,7 +57,11 @@ def dimensions(path: str) -> str:
 def kv_token_bytes(config: PretrainedConfig, element_bytes: int) -> int:
     """Bytes of one token's keys and values in all layers."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * element_bytes
+    return 2 * config.num_hidden_layers * kv_heads(config) * head * element_bytes
+
+
+def kv_heads(config: PretrainedConfig) -> int:
+    return getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,21 @@ class Setting:
             engine.get("tensor_parallel", 1),
             engine.get("sleep_level", 0) > 0,
         )
-        if config.cluster.gpus % gpus != 0:
-            raise ValueError(f"rollout.engine.tensor_parallel is {gpus} and does not divide cluster.gpus {config.cluster.gpus}")
+        heads = model_config(config.model.path).num_attention_heads
+        for name, number in (("cluster.gpus", config.cluster.gpus), ("the model's attention heads", heads)):
+            if number % gpus != 0:
+                raise ValueError(f"rollout.engine.tensor_parallel is {gpus} and does not divide {name}, {number}")
         return cls(config.module.sharding.cpu_offload, dtype, gpus, engine.get("kv_cache_mib"), sleeps)
 
 
 def cache_bytes(config: DictConfig, model: PretrainedConfig, setting: Setting, responses: int) -> int:
     """Bytes of the KV cache for `responses` responses of maximum length, on each GPU of one engine."""
-    return responses * longest(config) * kv_token_bytes(model, BYTES[setting.dtype]) // setting.tensor_parallel
+    return responses * longest(config) * kv_token_bytes(model, BYTES[setting.dtype]) // cache_parts(model, setting)
+
+
+def cache_parts(model: PretrainedConfig, setting: Setting) -> int:
+    """GPUs that share one cache: with fewer heads of keys and values than GPUs, vLLM repeats the heads."""
+    return min(setting.tensor_parallel, kv_heads(model))
 
 
 def responses_at_once(config: DictConfig, setting: Setting) -> int:

@@ -12,7 +12,7 @@ class Machines:
     gpus: int
     flops: float
     memory: float  # rate at which decoding reads weights, keys and values
-    network: float  # rate of collectives over all ranks
+    network: float  # rate of collectives over all ranks; infinite where there is one
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from inspect import isclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from inspect import Parameter, isclass, signature
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -61,8 +62,9 @@ def _compare(config: DictConfig, defaults: Any, prefix: str, loose: dict[type, T
 
 
 def check_types(config: DictConfig, part: str = "") -> None:
-    """Raises ValueError if the type of a setting does not fit the annotation of the argument that it becomes. The message names the
-    key that a user sets. Arguments without annotation, or with one that plain values cannot meet, are not checked.
+    """Raises ValueError if a setting is no argument of what it is passed to, or its type does not fit the argument's annotation.
+    The message names the key that a user sets. Types of arguments without annotation, or with one that plain values cannot meet,
+    are not checked.
 
     Args:
         part: a key such as `rollout.sampling`, to check only what is below it; the whole configuration otherwise.
@@ -70,6 +72,7 @@ def check_types(config: DictConfig, part: str = "") -> None:
     raw = OmegaConf.to_container(config, resolve=False)
     for path, node in _targets(OmegaConf.select(config, part) if part else config, f"{part}." if part else ""):
         target = get_object(node._target_)
+        _check_names(node, target, partial(_source, raw), path)
         try:
             owner = target if isclass(target) else getattr(target, "__self__", None)  # `Actor.from_pretrained` passes options on
             hints = {} if owner is None else get_type_hints(owner.__init__)
@@ -79,6 +82,19 @@ def check_types(config: DictConfig, part: str = "") -> None:
         for name in map(str, node):
             if name in hints and not OmegaConf.is_missing(node, name):
                 _check(_source(raw, f"{path}{name}"), node[name], plain_types(hints[name]))
+
+
+def _check_names(node: DictConfig, target: Any, source: Callable[[str], str], path: str) -> None:
+    """Raises ValueError if the target has no argument of a setting's name, as where a scale sets what another engine takes."""
+    parameters = signature(target).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in map(str, node):
+        if name not in parameters and not re.fullmatch(r"_\w+_", name):  # such as _target_
+            key = source(f"{path}{name}")
+            raise ValueError(
+                f"{key} has no meaning for {target.__name__}: take it out with ~{key}, or choose another {key.split('.')[0]}="
+            )
 
 
 def check_ranges(config: DictConfig) -> None:

@@ -50,10 +50,10 @@ LAYERS = [  # our modules and packages, then the libraries they may import
         *("lightning", "torchmetrics"),
     ],
     [
-        *("vapo.callbacks", "vapo.analysis", "vapo.view", "vapo.metrics_csv", "vapo.wandb_logger"),
+        *("vapo.callbacks", "vapo.analysis", "vapo.view", "vapo.metrics_csv"),
         *("wandb", "matplotlib", "pandas", "rich", "pyarrow", "scipy"),
     ],
-    ["vapo.run", "vapo.plan", "hydra", "omegaconf"],
+    ["vapo.run", "vapo.plan", "vapo.wandb_logger", "hydra", "omegaconf"],
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 ANYWHERE = {"vapo", "numpy", *sys.stdlib_module_names}

@@ -62,7 +62,15 @@ def test_control_c_saves_the_step_and_the_run_goes_on_where_it_was(tmp_path: Pat
 def test_no_secret_is_in_anything_that_a_run_leaves(tmp_path: Path) -> None:
     keys = ("WANDB_API_KEY", "HF_TOKEN", "VAPO_SERVER_TOKEN")
     token = ("+rollout.engine.token=" + SECRET, "rollout.engine._target_=tests.faults.engine.TokenEngine")
-    output = train(tmp_path, *FAST, "module.policy_steps=1", "logger=tensorboard", *token, **dict.fromkeys(keys, SECRET))
+    output = train(
+        tmp_path,
+        *FAST,
+        "module.policy_steps=1",
+        "logger=[wandb,tensorboard]",
+        "logger.wandb.offline=true",
+        *token,
+        **dict.fromkeys(keys, SECRET),
+    )
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"config.yaml", "resolved.yaml", "record.json", "train.log"} <= {file.name for file in files}
     assert [file.name for file in files if SECRET.encode() in file.read_bytes()] == [] and SECRET not in output

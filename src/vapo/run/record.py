@@ -41,8 +41,8 @@ def git_commit(folder: Path) -> str | None:
 def provenance(root: str) -> dict[str, object]:
     """Command (paths relative to the checkout at `root`), commit and versions of this process."""
     return {
-        "command": [_public(word).replace(f"{Path(root).resolve()}/", "") for word in sys.argv],
-        "overrides": [_public(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else [],
+        "command": [public(word).replace(f"{Path(root).resolve()}/", "") for word in sys.argv],
+        "overrides": [public(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else [],
         "commit": git_commit(Path(root)),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -50,7 +50,7 @@ def provenance(root: str) -> dict[str, object]:
     }
 
 
-def _public(word: str) -> str:
+def public(word: str) -> str:
     """A word of the command line without a secret."""
     key, _, value = word.partition("=")
     return f"{key}=<secret>" if value and key.rpartition(".")[2] == "token" else word

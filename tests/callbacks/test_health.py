@@ -242,7 +242,7 @@ HOLD = (
 )
 
 
-def broken_from_step_two_to_five(patch: pytest.MonkeyPatch) -> None:
+def broken_from_step_two(patch: pytest.MonkeyPatch, last: int = 5) -> None:
     """Flips the critic while rollouts are annotated: its explained variance is below 0."""
     every_second_is_correct(patch)
     annotate = RLModule.annotate
@@ -250,7 +250,7 @@ def broken_from_step_two_to_five(patch: pytest.MonkeyPatch) -> None:
     def flipped(self: RLModule, rollouts: Any) -> Any:
         batch = annotate(self, rollouts)
         reward_R = self.algorithm.reward(batch).repeat_interleave(batch.response_length_B)  # type: ignore[attr-defined]
-        return batch.replace(value_R=0.5 * reward_R * (-1 if 2 <= self.rl_step + 1 <= 5 else 1))
+        return batch.replace(value_R=0.5 * reward_R * (-1 if 2 <= self.rl_step + 1 <= last else 1))
 
     patch.setattr(RLModule, "annotate", flipped)
 
@@ -258,7 +258,7 @@ def broken_from_step_two_to_five(patch: pytest.MonkeyPatch) -> None:
 def test_the_actor_is_held_until_the_critic_has_recovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken_from_step_two_to_five(monkeypatch)
+    broken_from_step_two(monkeypatch)
     run(tmp_path / "whole", *HOLD)
     found = metrics(tmp_path / "whole").set_index("rl_step").loc[1:]
     assert found["alarm/explained_variance"].tolist() == [0, 0, 1, 1, 1, 0, 0]
@@ -297,11 +297,13 @@ def test_the_actor_is_held_until_the_critic_has_recovered(
 def test_a_critic_that_does_not_recover_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken_from_step_two_to_five(monkeypatch)
+    broken_from_step_two(monkeypatch, last=6)
     run(tmp_path, *HOLD, "callbacks.health.max_held_steps=2", "callbacks.rl_checkpoint.every_n_steps=100")
     assert metrics(tmp_path)["rl_step"].max() == 5  # held in steps 4 and 5
     assert [path.name for path in saved_checkpoints(tmp_path / "checkpoints")] == ["step_000005.ckpt"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("stopped at RL step 5 by callbacks.health (explained_variance): ")
+    resume(tmp_path)  # and gets time again, in which the critic recovers
+    assert metrics(tmp_path)["clock/policy_step"].max() == 4
 
 
 def test_an_alarm_stops_the_run_with_a_checkpoint_and_it_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +315,7 @@ def test_an_alarm_stops_the_run_with_a_checkpoint_and_it_can_go_on(tmp_path: Pat
     assert (
         last == f"stopped at RL step 1 by callbacks.health (truncation): docs/metrics.md says what to do; resume={tmp_path} goes on"
     )
-    resume(tmp_path, "callbacks.health.stop=[]")
+    resume(tmp_path)  # the alarm that stopped it is still there
     assert metrics(tmp_path)["rl_step"].max() == 3
     said = capsys.readouterr().out
     assert "ALARM at RL step 2: truncation" not in said and "stopped" not in said

@@ -72,6 +72,7 @@ class Health(Callback):
     def on_train_start(self, trainer: Trainer, module: RLModule) -> None:
         self.last_words = ""
         self.held_steps = self.held_steps if self.hold_actor else 0  # a resumed run may have it switched off
+        self.held_steps = 1 if self.held_steps >= self.max_held_steps else self.held_steps  # stopped for it, and resumed
         module.actor_frozen |= self.held_steps > 0
 
     def on_train_batch_end(self, trainer: Trainer, module: RLModule, *args: Any) -> None:
@@ -82,12 +83,13 @@ class Health(Callback):
         found = dict(self.alarms(step, self.score, module.policy_step))
         if zero := zero_terms(step, module.algorithm, module.policy_step):
             found["zero_loss"] = f"{' and '.join(zero)} exactly 0"
-        for name in (name for name in found if name not in self.active):
+        new = [name for name in found if name not in self.active]
+        for name in new:
             self._say(trainer, f"ALARM at RL step {module.rl_step}: {name}: {found[name]}")
         self.active = found
         module.record({f"alarm/{name}": float(name in found) for name in ALARMS})
         if not module.is_last_step:
-            self._act(trainer, module)
+            self._act(trainer, module, [name for name in new if name in self.stop])
 
     def alarms(self, step: Mapping[str, float], score: float | None, policy_step: int) -> Iterator[tuple[str, str]]:
         """Name and reason of each alarm that this step gives cause for, except of loss terms.
@@ -126,9 +128,8 @@ class Health(Callback):
             if score < self.best_score - self.max_score_fall:
                 yield "score_fall", f"{score:.3f}, {self.best_score:.3f} at best (bound {self.max_score_fall:g} below)"
 
-    def _act(self, trainer: Trainer, module: RLModule) -> None:
-        """Holds the actor, lets it go, or stops the run."""
-        causes = [name for name in self.active if name in self.stop]
+    def _act(self, trainer: Trainer, module: RLModule, causes: list[str]) -> None:
+        """Holds the actor, lets it go, or stops the run: for the alarms `causes`, which a resumed run had not been stopped for."""
         if self.hold_actor and "explained_variance" in self.active:
             if self.held_steps >= self.max_held_steps:
                 causes.append("explained_variance")

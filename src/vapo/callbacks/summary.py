@@ -22,7 +22,7 @@ class Summary(Callback):
         metrics = load_metrics(self.folder)
         table = Table(title="run", show_header=False)
         score = score_column(metrics)
-        if score is not None:
+        if score is not None and metrics[score].notna().any():
             evaluated = metrics.dropna(subset=[score])
             first, last = evaluated.iloc[0], evaluated.iloc[-1]
             table.add_row(f"{score} before", f"{first[score]:.3f}")

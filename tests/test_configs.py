@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,14 @@ def test_ablation_none_removes_nothing(tmp_path: Path) -> None:
     assert bare == none
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(
+    ("experiment", "ablation", "scale"),
+    [  # a baseline has the same switches at every scale, which its removals change at one
+        (experiment, ablation, scale)
+        for experiment, ablation, scale in product(EXPERIMENTS, ABLATIONS, SCALES)
+        if experiment == "vapo_full" or ablation == "none" or scale == "mini"
+    ],
+)
 def test_every_experiment_ablation_and_scale_go_together_or_name_the_setting(
     experiment: str, ablation: str, scale: str, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tests.padding import pad
-from tests.runs import build, gradients, run
+from tests.runs import backward, build, gradients, run
 
 import vapo.models.logprobs
 from vapo.algorithms import Normalizers, length_adaptive_lambda
@@ -67,6 +67,20 @@ def test_the_references_logprobs_are_those_of_the_policy_that_training_started_f
     gradients(module, batch, 10**6)
     assert all(p.grad is None and not p.requires_grad for p in module.reference.parameters())
     assert list(module.learners) == ["actor", "reference"] and not hasattr(module, "critic")
+
+
+def test_log_probabilities_in_training_are_at_the_temperature_of_the_rollouts(tmp_path: Path) -> None:
+    """The engine's, the old policy's, the reference's and those of an update, all of the same weights."""
+    module, _ = build(tmp_path, "rollout.sampling.temperature=0.7", family="grpo", kl_coef=0.5)
+    module.reference.load_state_dict(module.actor.state_dict())
+    prompts = [module.datamodule.source.prompt(i, seed=0) for i in range(4)]
+    batch = module.annotate(module.sampler.sample(prompts, 4, module.sampling, 0, 0))
+    assert batch.old_logprob_R is not None and batch.reference_logprob_R is not None
+    for other_R in (batch.old_logprob_R, batch.reference_logprob_R):
+        torch.testing.assert_close(other_R, batch.sampler_logprob_R, atol=1e-4, rtol=0)
+    backward(module, "actor", module.algorithm.credit(batch))
+    found = module.metrics.flush()
+    assert found["actor/kl_k3"] < 1e-6 and found["actor/kl_reference"] < 1e-6 < found["actor/entropy_mean"]
 
 
 def test_a_constant_critic_gives_the_advantage_known_in_closed_form(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run that was killed and resumed equals the uninterrupted run bit for bit."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,20 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
     run(folder, *SETTINGS)
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with two policy steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, *SETTINGS, "module.policy_steps=2")
+    return folder
+
+
+@pytest.fixture
+def two_steps(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to go on with."""
+    return Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
 
 
 def assert_equal_runs(folder: Path, other: Path) -> None:
@@ -110,25 +125,39 @@ def test_kill_and_resume_without_a_critic(
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(uninterrupted: Path, tmp_path: Path) -> None:
-    run(tmp_path, *SETTINGS, "module.policy_steps=2")
-    before = metrics(tmp_path)
-    card = (tmp_path / "export" / "actor" / "README.md").read_text()
+def test_dropout_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The one thing that draws from torch's global generator."""
+    lora = (
+        "model.lora.rank=4",
+        "model.lora.dropout=0.3",
+        "module.actor_optimizer.lr=1e-3",
+        "callbacks.rl_checkpoint.every_n_steps=1",
+    )
+    run(tmp_path / "whole", *SETTINGS, *lora)
+    again = Path(shutil.copytree(tmp_path / "whole", tmp_path / "again", symlinks=True))
+    for path in (*again.glob("checkpoints/step_000005*"), again / "checkpoints" / "last.ckpt"):
+        path.unlink()
+    resume(again, "checkpoint=step_000004.ckpt")
+    assert_equal_runs(tmp_path / "whole", again)
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(uninterrupted: Path, two_steps: Path) -> None:
+    before = metrics(two_steps)
+    card = (two_steps / "export" / "actor" / "README.md").read_text()
     assert (
-        resume(tmp_path)["response/accuracy"] == before["response/accuracy"].iloc[-1]
+        resume(two_steps)["response/accuracy"] == before["response/accuracy"].iloc[-1]
     )  # as optimized_metric, after the sweep's repeat
-    pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+    pd.testing.assert_frame_equal(metrics(two_steps), before, check_exact=True)
     scores = [line for line in card.splitlines() if line.startswith(("| response/", "| mini_aime"))]
-    assert len(scores) > 5 and set(scores) <= set((tmp_path / "export" / "actor" / "README.md").read_text().splitlines())
-    resume(tmp_path, "module.policy_steps=3")
-    assert_equal_runs(uninterrupted, tmp_path)
+    assert len(scores) > 5 and set(scores) <= set((two_steps / "export" / "actor" / "README.md").read_text().splitlines())
+    resume(two_steps, "module.policy_steps=3")
+    assert_equal_runs(uninterrupted, two_steps)
 
 
 @pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "PromptDataModule", "state_dict"])
-def test_every_part_of_a_checkpoint_matters(part: str, uninterrupted: Path, tmp_path: Path) -> None:
+def test_every_part_of_a_checkpoint_matters(part: str, uninterrupted: Path, two_steps: Path) -> None:
     """The comparison can fail: without any one part the resumed run differs."""
-    run(tmp_path, *SETTINGS, "module.policy_steps=2")
-    path = (tmp_path / "checkpoints" / "last.ckpt").resolve()
+    path = (two_steps / "checkpoints" / "last.ckpt").resolve()
     state = torch.load(path, weights_only=True)
     if part == "optimizer_states":
         state[part] = [{"state": {}, "param_groups": s["param_groups"]} for s in state[part]]
@@ -140,22 +169,23 @@ def test_every_part_of_a_checkpoint_matters(part: str, uninterrupted: Path, tmp_
         state[part] = {name: weight + 1e-3 for name, weight in state[part].items()}
     torch.save(state, path)
     path.with_name(f"{path.name}{DIGESTS}").unlink()  # or it would be refused, as damaged
-    resume(tmp_path, "module.policy_steps=3")
-    assert not metrics(tmp_path).equals(metrics(uninterrupted))
+    resume(two_steps, "module.policy_steps=3")
+    assert not metrics(two_steps).equals(metrics(uninterrupted))
 
 
-def test_a_learning_rate_changed_on_resume_takes_effect_and_is_recorded(uninterrupted: Path, tmp_path: Path) -> None:
-    run(tmp_path, *SETTINGS, "module.policy_steps=2")
-    resume(tmp_path, "module.policy_steps=3", "module.actor_optimizer.lr=1e-5")
-    rates = metrics(tmp_path)["actor/learning_rate"].tolist()
+def test_a_learning_rate_changed_on_resume_takes_effect_and_is_recorded(uninterrupted: Path, two_steps: Path) -> None:
+    resume(two_steps, "module.policy_steps=3", "module.actor_optimizer.lr=1e-5")
+    rates = metrics(two_steps)["actor/learning_rate"].tolist()
     assert rates[-1] == 1e-5 and rates[-2] == metrics(uninterrupted)["actor/learning_rate"].tolist()[-2]
-    assert "lr: 1.0e-05" in (tmp_path / "config.yaml").read_text()
+    assert "lr: 1.0e-05" in (two_steps / "config.yaml").read_text()
 
 
-def test_a_resumed_run_takes_its_old_log_probabilities_where_it_took_them(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_takes_its_old_log_probabilities_where_it_took_them(
+    finished: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
     """From the engine, which the self-test found equal at the start, also where the test is skipped or would find a gap."""
     for name, change in (("skipped", "callbacks.self_test=null"), ("stricter", "callbacks.self_test.equal_gap=1e-30")):
-        run(tmp_path / name, *SETTINGS, "module.policy_steps=2")
+        shutil.copytree(finished, tmp_path / name, symlinks=True)
         resume(tmp_path / name, "module.policy_steps=3", change)
         pd.testing.assert_frame_equal(metrics(tmp_path / name), metrics(uninterrupted), check_exact=True)
     assert "engine/logprob_gap_mean" not in metrics(uninterrupted)
@@ -171,16 +201,14 @@ def test_a_run_that_lightnings_timer_stops_has_saved_its_last_step(tmp_path: Pat
     assert [path.name for path in saved_checkpoints(tmp_path / "checkpoints")] == ["step_000001.ckpt"]
 
 
-def test_a_run_resumed_in_another_precision_takes_them_from_the_actor(tmp_path: Path) -> None:
-    run(tmp_path, *SETTINGS, "module.policy_steps=2")
-    resume(tmp_path, "module.policy_steps=3", "trainer.precision=bf16-mixed")
-    gaps = metrics(tmp_path)["engine/logprob_gap_mean"].dropna()
+def test_a_run_resumed_in_another_precision_takes_them_from_the_actor(two_steps: Path) -> None:
+    resume(two_steps, "module.policy_steps=3", "trainer.precision=bf16-mixed")
+    gaps = metrics(two_steps)["engine/logprob_gap_mean"].dropna()
     assert len(gaps) == 1 and gaps.iloc[0] > 1e-4
 
 
-def test_a_full_disk_leaves_the_configuration_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, *SETTINGS, "module.policy_steps=2")
-    whole, write = (tmp_path / "config.yaml").read_text(), Path.write_text
+def test_a_full_disk_leaves_the_configuration_as_it_was(two_steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, write = (two_steps / "config.yaml").read_text(), Path.write_text
 
     def full(self: Path, text: str, *args: object) -> int:
         write(self, text[:100])
@@ -188,23 +216,21 @@ def test_a_full_disk_leaves_the_configuration_as_it_was(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(Path, "write_text", full)
-        resume(tmp_path, "module.policy_steps=3")
-    assert (tmp_path / "config.yaml").read_text() == whole
-    assert resume(tmp_path)["clock/policy_step"] == 2
+        resume(two_steps, "module.policy_steps=3")
+    assert (two_steps / "config.yaml").read_text() == whole
+    assert resume(two_steps)["clock/policy_step"] == 2
 
 
-def test_a_misspelt_checkpoint_touches_nothing(tmp_path: Path) -> None:
-    run(tmp_path)
-    before = metrics(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"set checkpoint to one of step_000002\.ckpt, step_000003\.ckpt"):
-        resume(tmp_path, "checkpoint=step_3.ckpt")
-    pd.testing.assert_frame_equal(metrics(tmp_path), before, check_exact=True)
+def test_a_misspelt_checkpoint_touches_nothing(two_steps: Path) -> None:
+    before = metrics(two_steps)
+    with pytest.raises(FileNotFoundError, match=r"set checkpoint to one of step_000002\.ckpt, step_000004\.ckpt"):
+        resume(two_steps, "checkpoint=step_3.ckpt")
+    pd.testing.assert_frame_equal(metrics(two_steps), before, check_exact=True)
 
 
-def test_a_fresh_run_does_not_overwrite_another(tmp_path: Path) -> None:
-    run(tmp_path)
+def test_a_fresh_run_does_not_overwrite_another(two_steps: Path) -> None:
     with pytest.raises(ValueError, match="holds a run already: set resume="):
-        run(tmp_path)
+        run(two_steps)
 
 
 @pytest.mark.parametrize(("share", "gib", "warned"), [(0.0, 0.0, True), (1.0, 0.0, False), (0.0, 1.0, False)])

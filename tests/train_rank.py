@@ -110,8 +110,8 @@ def fill_disk(rl_step: int) -> None:
     torch.save = save_whole
 
 
-def slow_disk(folder: Path, until: str) -> None:
-    """The first checkpoint is written when this has happened; rank 0 notes what happens when, in `events.txt`."""
+def slow_disk(folder: Path, slow_step: int, until: str) -> None:
+    """The checkpoint of a step is written when this has happened; rank 0 notes what happens when, in `events.txt`."""
     original, improve, publish = FileSystemWriter.write_data, RLModule.improve, vapo.callbacks.rl_checkpoint.publish
 
     def note(event: str) -> None:
@@ -122,7 +122,7 @@ def slow_disk(folder: Path, until: str) -> None:
     def write_data(self: FileSystemWriter, *args: Any) -> Any:
         step = int(Path(self.path).name[5:11])
         note(f"writing_{step}")
-        while step == 2 and until not in (folder / "events.txt").read_text().split():
+        while step == slow_step and until not in (folder / "events.txt").read_text().split():
             time.sleep(0.05)
         future = original(self, *args)
         note(f"written_{step}")
@@ -141,19 +141,28 @@ def slow_disk(folder: Path, until: str) -> None:
     vapo.callbacks.rl_checkpoint.publish = noted_publish
 
 
-def pause(file: Path) -> None:
-    """Rank 1 makes `file` when it evaluates the base policy, and waits there until someone removes it."""
-    original, paused = RLModule.sample, []
+def pause(file: Path, rl_step: int) -> None:
+    """Rank 1 makes `file` in the updates of this RL step, or with 0 when it evaluates the base policy, and waits there until
+    someone removes it."""
+    sample, improve = RLModule.sample, RLModule.improve
 
-    def sample(self: RLModule, *args: Any) -> list[Rollout]:
-        if rank() == 1 and args[-1] == "evaluation" and not paused:
-            paused.append(True)
-            file.touch()
-            while file.exists():
-                time.sleep(0.01)
-        return original(self, *args)
+    def wait() -> None:
+        file.touch()
+        while file.exists():
+            time.sleep(0.01)
 
-    RLModule.sample = sample  # type: ignore[method-assign]
+    def paused_sample(self: RLModule, *args: Any) -> list[Rollout]:
+        if rank() == 1 and args[-1] == "evaluation" and rl_step == self.rl_step == 0:
+            wait()
+        return sample(self, *args)
+
+    def paused_improve(self: RLModule, batch: Batch) -> None:
+        if rank() == 1 and rl_step == self.rl_step + 1:
+            wait()
+        improve(self, batch)
+
+    RLModule.sample = paused_sample  # type: ignore[method-assign]
+    RLModule.improve = paused_improve  # type: ignore[method-assign]
 
 
 def main(options: dict[str, Any]) -> None:
@@ -165,13 +174,13 @@ def main(options: dict[str, Any]) -> None:
         if when in options:
             note_state(Path(options[when]), when)
     if "slow_disk" in options:
-        slow_disk(folder, options["slow_disk"])
+        slow_disk(folder, *options["slow_disk"])
     if "full_disk_at" in options:
         fill_disk(options["full_disk_at"])
     if "replay" in options:
         replay(Path(options["replay"]))
     if "pause" in options:
-        pause(Path(options["pause"]))
+        pause(Path(options["pause"][0]), options["pause"][1])
     if "poison" in options:
         poison(options["poison"])
     latest = train(config_for(folder, *options["overrides"]))

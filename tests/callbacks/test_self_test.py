@@ -14,6 +14,7 @@ import vapo.models.actor
 import vapo.rollout.torch_engine
 from vapo.callbacks.self_test import SelfTest
 from vapo.learner import Learner
+from vapo.module import RLModule
 
 
 def break_the_engines_mask(patch: pytest.MonkeyPatch) -> str:
@@ -79,14 +80,26 @@ def test_settings_below_1_say_what_to_set() -> None:
         SelfTest(0, 2, 32, None)
 
 
-def test_dropout_is_no_gap_and_a_resumed_run_may_skip_the_test(tmp_path: Path) -> None:
-    """Passes without gradient are without dropout, as the engine samples."""
+def test_dropout_is_no_gap_and_a_resumed_run_may_skip_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes without gradient are without dropout, as the engine samples; updates are with it."""
+    training: list[bool] = []
+    for name in ("actor_loss", "critic_loss"):
+        loss = getattr(RLModule, name)
+
+        def noted(self: RLModule, *given: Any, loss: Any = loss, **options: Any) -> Tensor:
+            training.extend(
+                network.training for network in (self.actor, self.critic, self.actor.language_model, self.critic.backbone)
+            )
+            return loss(self, *given, **options)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(RLModule, name, noted)
     lora = ("model.lora.rank=8", "model.lora.dropout=0.3", "module.actor_optimizer.lr=1e-3", "callbacks.self_test.equal_gap=null")
     run(tmp_path, *lora)
     assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().max() < 1e-4
     resume(tmp_path, "module.policy_steps=3")
     resume(tmp_path, "module.policy_steps=4", "callbacks.self_test=null")
     assert metrics(tmp_path)["clock/policy_step"].max() == 4
+    assert len(training) > 40 and all(training)
 
 
 def test_an_equal_engine_saves_the_actors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

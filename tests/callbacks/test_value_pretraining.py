@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from tests.runs import metrics, resume, run
+from hydra.utils import instantiate
+from tests.runs import build, config_for, metrics, resume, run
 
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.callbacks.value_pretraining import ValuePretraining, fingerprint
@@ -54,6 +55,24 @@ def test_the_actor_stands_still_and_the_critic_moves_on_monte_carlo_targets(tmp_
     frame = metrics(tmp_path)
     assert frame["clock/actor_updates"].dropna().tolist() == [0, 0, 0, 2, 4]
     assert frame[EXPLAINED].notna().tolist() == [False, True, True, True, False, False]
+
+
+def test_heldout_explained_variance_is_that_of_monte_carlo_returns(tmp_path: Path) -> None:
+    module, batch = build(tmp_path, "callbacks.value_pretraining.steps=3")
+    callback = instantiate(config_for(tmp_path, "debug=fast", STEPS).callbacks.value_pretraining)
+    callback._heldout = batch
+    value_R = module.learners["critic"].per_token(batch, module.critic).double()
+    return_R = 2 * batch.correct_B.repeat_interleave(batch.response_length_B).double() - 1  # the reward, not discounted
+    expected = 1 - (return_R - value_R).var() / return_R.var()
+    assert callback._explained_variance(module) == pytest.approx(expected.item(), abs=1e-5) and abs(expected) > 1e-3
+
+
+def test_patience_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Resumed after the first of two steps without a rise, the second one ends it."""
+    one, other = (ValuePretraining(9, 8, 2, 0.005) for _ in range(2))
+    one.best, one.waited, one.steps_done = 0.3, 1, 4
+    other.load_state_dict(one.state_dict())
+    assert (other.best, other.waited, other.steps_done) == (0.3, 1, 4)
 
 
 def test_patience_ends_it_when_explained_variance_stops_rising(tmp_path: Path) -> None:

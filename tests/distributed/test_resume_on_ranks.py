@@ -43,17 +43,23 @@ def wait_for(condition, processes, seconds=600.0):  # type: ignore[no-untyped-de
         time.sleep(0.002)
 
 
+def events(folder: Path) -> list[str]:
+    """What `train_rank.slow_disk` has noted."""
+    file = folder / "events.txt"
+    return file.read_text().split() if file.exists() else []
+
+
 @pytest.mark.parametrize(
     ("killed", "asynchronous"), [((1,), "true"), ((0, 1), "false")], ids=["one_rank_asynchronous", "all_ranks_while_saving"]
 )
 def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], asynchronous: str, whole: Path, tmp_path: Path) -> None:
     saving = f"trainer.strategy.asynchronous_checkpoints={asynchronous}"
-    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, saving)
-    saves = tmp_path / "checkpoints"
-    if len(killed) == 1:
-        wait_for((saves / "step_000002.ckpt").exists, processes)
+    options = {} if len(killed) == 1 else {"slow_disk": (4, "never")}
+    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, saving, **options)
+    if options:
+        wait_for(lambda: "writing_4" in events(tmp_path), processes)
     else:
-        wait_for(lambda: any(saves.glob("step_000004.ckpt.partial/*")), processes)
+        wait_for((tmp_path / "checkpoints" / "step_000002.ckpt").exists, processes)
     for rank in killed:
         assert processes[rank].pid is not None
         os.kill(processes[rank].pid, signal.SIGKILL)
@@ -63,18 +69,17 @@ def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], asynchronous: 
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize("moment", ["before_the_first_step", "in_a_step"])
-def test_a_run_that_is_asked_to_go_saves_the_step_it_is_in(moment: str, whole: Path, tmp_path: Path) -> None:
-    options = {"pause": tmp_path / "paused"} if moment == "before_the_first_step" else {}
-    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, "callbacks.rl_checkpoint.every_n_steps=100", **options)
-    wait_for((tmp_path / ("paused" if options else "metrics.csv")).exists, processes)
+@pytest.mark.parametrize(("asked_in", "saved"), [(0, 1), (3, 3)], ids=["before_the_first_step", "in_a_step"])
+def test_a_run_that_is_asked_to_go_saves_the_step_it_is_in(asked_in: int, saved: int, whole: Path, tmp_path: Path) -> None:
+    late, paused = "callbacks.rl_checkpoint.every_n_steps=100", tmp_path / "paused"
+    processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, late, pause=(paused, asked_in))
+    wait_for(paused.exists, processes)
     assert processes[1].pid is not None
     os.kill(processes[1].pid, signal.SIGTERM)  # one of them is enough
-    (tmp_path / "paused").unlink(missing_ok=True)
+    paused.unlink()
     assert finish(processes) == [143, 143], output(tmp_path)
-    saved = [int(path.name[5:11]) for path in (tmp_path / "checkpoints").glob("step_*.ckpt")]
-    assert len(saved) == 1 and metrics(tmp_path)["rl_step"].max() == saved[0] < 5
-    assert moment == "in_a_step" or saved == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step_*.ckpt")] == [f"step_{saved:06d}.ckpt"]
+    assert metrics(tmp_path)["rl_step"].max() == saved
     train_on_ranks(2, tmp_path, f"resume={tmp_path}", end=tmp_path / "end.pt")
     assert_same_run(tmp_path, whole)
 
@@ -136,13 +141,13 @@ def test_an_asynchronous_checkpoint_is_published_when_it_is_written(whole: Path,
         *SHARDED,
         *STEPS,
         "trainer.strategy.asynchronous_checkpoints=true",
-        slow_disk="step_3",
+        slow_disk=(2, "step_3"),
         end=tmp_path / "end.pt",
     )
     assert_same_run(tmp_path, whole)
-    events = (tmp_path / "events.txt").read_text().split()
-    assert events.index("writing_2") < events.index("step_3") < events.index("written_2") < events.index("published_2")
-    assert events[-1] == "published_5"
+    noted = events(tmp_path)
+    assert noted.index("writing_2") < noted.index("step_3") < noted.index("written_2") < noted.index("published_2")
+    assert noted[-1] == "published_5"
 
 
 def test_a_sharded_run_is_evaluated_by_one_process(whole: Path) -> None:

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.completions import completion_of
 from tests.conftest import write_rollout
 from tests.ranks import run_on_ranks
 
 from vapo.distributed.ranks import rank
 from vapo.rollout.gather import gather_rollouts
 from vapo.rollout.prefetch import Prefetch
-from vapo.rollout.sampler import Sampler
+from vapo.rollout.sampler import Sampler, sampling_seed
+from vapo.types import SamplingParams
 
 
 def five():
@@ -43,8 +45,23 @@ def gather_shares(folder: Path) -> None:
     for engines, share in ((1, slice(rank() * 2, rank() * 3 + 2)), (2, slice(5))):  # two ranks of one engine have the same
         sampler = Sampler(SimpleNamespace(ranks_per_engine=engines), None, None)  # type: ignore[arg-type]
         assert values(sampler._gather(lambda share=share: whole[share])) == values(whole)
+    prompts = [rollout.prompt for rollout in whole[::2]]
+    sampler = Sampler(Echo(), None, SimpleNamespace(max_fault_share=0.0))  # type: ignore[arg-type]
+    echoes = sampler.sample(prompts, 3, SamplingParams(), 5, 2)
+    seeds = [sampling_seed(5, 2, prompt.index, sample) % 2**31 for prompt in prompts for sample in range(3)]
+    assert [rollout.completion.token_ids.tolist() for rollout in echoes] == [[seed] for seed in seeds]
+    assert [rollout.group for rollout in echoes] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     with pytest.raises(ValueError, match=r"no engine"):
         sampler._gather(fails_on_rank_1)
+
+
+class Echo:
+    """An engine whose responses are the seeds that it got."""
+
+    ranks_per_engine = 1
+
+    def generate(self, requests, sampling, on_finish):
+        return [completion_of((request.seed % 2**31,), (-1.0,), True) for request in requests]
 
 
 def fails_on_rank_1():

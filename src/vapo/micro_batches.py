@@ -70,7 +70,8 @@ def _pack(batch: Batch, index_B: Tensor, device: torch.device | str, similar: fl
 
     prompts = [token_L[:length] for token_L, length in zip(token_BL, prompt_B.tolist(), strict=True)]
     keys = [prompt.numpy().tobytes() for prompt in prompts]
-    common = int((token_BL[:, : int(prompt_B.min())] == token_BL[:1, : int(prompt_B.min())]).all(0).cumprod(0).sum())
+    beginning_BL = token_BL[:, : int(prompt_B.min())]
+    common = int((beginning_BL == beginning_BL[0]).all(0).cumprod(0).sum())  # tokens that all prompts begin with
     rest = {key: prompt[common:] for key, prompt in zip(keys, prompts, strict=True)}
     token_S = torch.cat([token_BL[0, :common], *rest.values(), token_BL[response_BL]])
     ends = list(accumulate((len(tokens) for tokens in rest.values()), initial=common))[1:]

@@ -5,7 +5,7 @@
     L prompt + response tokens      R response tokens of all rollouts, concatenated without padding
     V vocabulary                    N prompt and response tokens of all rollouts, concatenated without padding
     K samples of one problem in an evaluation
-    S tokens of a micro-batch, each distinct prompt once             X slots of its attention, padding included
+    S tokens of a micro-batch, what prompts share once               X slots of its attention, padding included
 
 A policy step is an RL step in which the actor trains; in value pretraining it does not. A1 to A25 in comments are entries of
 docs/vapo.md: what the paper leaves open, and what is done here. The networks are in `models/` and train in `learner.py`.

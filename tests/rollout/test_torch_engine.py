@@ -192,9 +192,20 @@ def test_it_generates_with_the_weights_loaded_last(mini_model):
     assert_same(after, generate(mini_model, requests, max_new_tokens=6))
 
 
-def test_a_bfloat16_model_generates(mini_model):
-    completions = generate(mini_model.bfloat16(), ragged_requests())
-    assert all(-30 < logprob <= 0 for completion in completions for logprob in completion.logprobs)
+def test_a_bfloat16_model_attends_in_float32_on_a_cpu(mini_model, monkeypatch):
+    product, seen, model, requests = torch.baddbmm, set(), mini_model.bfloat16(), ragged_requests()
+
+    def noted(*inputs):
+        output = product(*inputs)
+        seen.update(x.dtype for x in (*inputs, output))
+        return output
+
+    monkeypatch.setattr(torch, "baddbmm", noted)
+    with torch.autocast("cpu", torch.bfloat16):
+        completions = generate(model, requests)
+    assert seen == {torch.float32}
+    for request, completion in zip(requests, completions, strict=True):
+        assert completion.logprobs == pytest.approx(full_logprobs(model, request, completion, 1.0), abs=0.1)
 
 
 def test_misuse_says_what_to_do(mini_model):

@@ -1,4 +1,4 @@
-"""Attention over packed tokens: every other layer reads each distinct prompt once, attention sees whole responses.
+"""Attention over packed tokens: every other layer reads what prompts share once, attention sees whole responses.
 
 A Hugging Face model whose attention is SDPA over all earlier tokens gets this attention instead (`use_packed_attention`); without
 packed tokens it is SDPA.
@@ -96,7 +96,7 @@ def predicting_states(model: nn.Module, micro: MicroBatch) -> Tensor:
     """hidden_RD: the last hidden state at the position before each response token.
 
     Args:
-        model: a base model; with packed attention it reads each distinct prompt of the micro-batch once.
+        model: a base model; with packed attention it reads what prompts of the micro-batch share once.
     """
     if not is_packed(model):
         hidden_BLD: Tensor = model(input_ids=micro.token_BL, use_cache=False).last_hidden_state

@@ -12,14 +12,14 @@ from vapo.models.attention import NO_MASK
 class BufferedLayer(CacheLayerMixin):
     """Keys and values of one layer, `(B, heads, capacity, head_dim)`, filled up to `length`; attention sees the filled part."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.capacity, self.length = capacity, 0
+        self.capacity, self.length, self.dtype = capacity, 0, dtype
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, heads, _, size = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, size)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.keys = key_states.new_empty(rows, heads, self.capacity, size, dtype=self.dtype)
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1], dtype=self.dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
@@ -59,15 +59,16 @@ class BufferedLayer(CacheLayerMixin):
 class BufferedCache(Cache):
     """One `BufferedLayer` per layer of the model."""
 
-    def __init__(self, layers: int, capacity: int, plain: bool = False) -> None:
+    def __init__(self, layers: int, capacity: int, plain: bool = False, dtype: torch.dtype | None = None) -> None:
         """
         Args:
             layers: attention layers of the model.
             capacity: tokens per row.
             plain: one mask serves all layers, so the model need not make one for each kind.
+            dtype: of the buffers; None: the model's.
         """
         self.plain = plain
-        self.buffered = [BufferedLayer(capacity) for _ in range(layers)]
+        self.buffered = [BufferedLayer(capacity, dtype) for _ in range(layers)]
         self.mask_BL: Tensor | None = None
         super().__init__(layers=list(self.buffered))
 
@@ -97,7 +98,7 @@ class BufferedCache(Cache):
 
 class GroupCache(BufferedCache):
     """Keys and values of the responses, and those of each distinct prompt once for all rows that share it: most of what a decoding
-    step does is to read the cache."""
+    step does is to read the cache. In float32, whatever the model computes in."""
 
     def __init__(self, prompts: BufferedCache, mask_PL: Tensor, prompt_B: Tensor, capacity: int) -> None:
         """
@@ -107,7 +108,9 @@ class GroupCache(BufferedCache):
             prompt_B: the prompt of each row.
             capacity: tokens per response.
         """
-        super().__init__(len(prompts.buffered), capacity)
+        super().__init__(len(prompts.buffered), capacity, dtype=torch.float32)
+        for layer in prompts.buffered:
+            layer.keys, layer.values = (x.float() for x in layer.buffers())
         self.prompts, self.prompt_B = prompts, prompt_B
         self.bias_P11L = torch.where(mask_PL, 0.0, float("-inf"))[:, None, None]
         self._arrange()
@@ -132,6 +135,7 @@ class GroupCache(BufferedCache):
         self.row_X = torch.zeros(len(size_P) * width, dtype=torch.long, device=order_B.device)  # empty slots repeat row 0
         self.row_X[self.slot_B] = torch.arange(len(order_B), device=order_B.device)
 
+    @torch.autocast("cpu", enabled=False)
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, **options: Any) -> Tensor:
         """Attention of one new token of each row over its prompt and its response.
 
@@ -146,7 +150,7 @@ class GroupCache(BufferedCache):
         shared, prompts = key.shape[1], len(self.bias_P11L)
         prompt_key, prompt_value = (x.flatten(0, 1) for x in self.prompts.buffered[module.layer_idx].buffers())
         key, value = key.flatten(0, 1), value.flatten(0, 1)
-        query = (query * scaling).view(rows, shared, -1, size)
+        dtype, query = query.dtype, (query.float() * scaling).view(rows, shared, -1, size)
 
         def grid(x: Tensor) -> Tensor:
             """(rows, shared heads, heads of each, D) -> (P * shared heads, slots * heads of each, D)."""
@@ -164,4 +168,4 @@ class GroupCache(BufferedCache):
         share = torch.cat([on_prompt, on_response], -1).softmax(-1)
         of_prompt, of_response = share.split([on_prompt.shape[-1], on_response.shape[-1]], -1)
         from_prompt = ungrid(torch.bmm(grid(of_prompt.unflatten(0, (rows, shared))), prompt_value))
-        return torch.baddbmm(from_prompt, of_response, value).view(rows, 1, heads, size)
+        return torch.baddbmm(from_prompt, of_response, value).view(rows, 1, heads, size).to(dtype)

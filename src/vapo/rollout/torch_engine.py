@@ -237,7 +237,8 @@ class TorchEngine:
         token_PL, mask_PL = token_PL.to(model.device), mask_PL.to(model.device)
         position_PL = (mask_PL[:, :width].long().cumsum(-1) - 1).clamp(min=0)
         mask = mask_PL[:, :width]
-        plain, grouped = plain_attention(model), is_packed(model) and model.dtype == torch.float32
+        plain, on_cpu = plain_attention(model), model.device.type == "cpu"
+        grouped = is_packed(model) and (model.dtype == torch.float32 or (model.dtype == torch.bfloat16 and on_cpu))
         if plain:  # a boolean mask, made once; otherwise transformers makes one for each kind of layer
             causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
             diagonal = torch.eye(width, dtype=torch.bool, device=model.device)  # padding sees itself: a row of no keys is NaN

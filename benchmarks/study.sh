@@ -128,10 +128,10 @@ case $piece in
       run experiment=vapo_full $task ablation=no_decoupled_gae algorithm.pretraining_lambda=0.85 algorithm.length_adaptive_alpha=null
     done
     ;;
-  real) # a pretrained model, one run at a time on two threads; one run of VAPO has been made, by hand (docs/real.md)
+  real) # a pretrained model (docs/real.md): a run of VAPO takes an hour where a core multiplies in bfloat16
     $python -m benchmarks.smollm2 logs/models/smollm2_135m &&
-      $python src/train.py -m experiment=vapo_full,ppo_vanilla,grpo scale=small_cpu seed=0,1,2 \
-        model.path="$PWD/logs/models/smollm2_135m" hydra.sweep.dir="$folder" || failed=1
+      run experiment=vapo_full,ppo_vanilla,grpo scale=small_cpu seed="${SEEDS:-0,1,2}" trainer.precision="${PRECISION:-bf16-mixed}" \
+        model.path="$PWD/logs/models/smollm2_135m" || failed=1
     ;;
   main)
     train experiment=vapo_full seed=10,11,12,13,14

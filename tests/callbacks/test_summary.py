@@ -19,3 +19,12 @@ def test_networks_that_train_at_the_same_time_are_counted_once(
     frame.to_csv(tmp_path / "metrics.csv", index=False)
     Summary(str(tmp_path)).on_train_end(SimpleNamespace(is_global_zero=True), SimpleNamespace(overlap=overlap, rl_step=2))
     assert f"{minutes} min, 2 RL steps" in capsys.readouterr().out
+
+
+def test_a_run_that_lost_its_scores_has_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed before its first checkpoint, resumed without evaluation: the column of scores is left, its row is not."""
+    scores = {f"mini_aime_t1_p0.7/avg@4{end}": float("nan") for end in ("", "_low95", "_high95")}
+    frame = pd.DataFrame({"rl_step": [1], "clock/policy_step": [1], "reward/mean": 0.0, **scores})
+    frame.to_csv(tmp_path / "metrics.csv", index=False)
+    Summary(str(tmp_path)).on_train_end(SimpleNamespace(is_global_zero=True), SimpleNamespace(overlap=False, rl_step=1))
+    assert "metrics, rollouts, checkpoints" in capsys.readouterr().out

@@ -166,6 +166,8 @@ def test_a_run_that_does_not_fit_says_so_and_what_would_help(tmp_path):
     )
     assert all(key in remedy for key, remedy in zip(keys, found["remedies"], strict=True))
     assert "does not fit" in (tmp_path / "plan.md").read_text()
+    asleep, offloaded = (name for name in found["host_gib_per_rank"] if name.startswith(("engine weights", "weights, gradients")))
+    assert {asleep, offloaded} and not {asleep, offloaded} & set(fits["host_gib_per_rank"])  # the remedies move them there
 
 
 @pytest.mark.parametrize(

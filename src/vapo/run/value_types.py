@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter, isclass, signature
 from pathlib import Path
 from types import NoneType, UnionType
@@ -72,7 +71,7 @@ def check_types(config: DictConfig, part: str = "") -> None:
     raw = OmegaConf.to_container(config, resolve=False)
     for path, node in _targets(OmegaConf.select(config, part) if part else config, f"{part}." if part else ""):
         target = get_object(node._target_)
-        _check_names(node, target, partial(_source, raw), path)
+        _check_names(node, target, raw, path)
         try:
             owner = target if isclass(target) else getattr(target, "__self__", None)  # `Actor.from_pretrained` passes options on
             hints = {} if owner is None else get_type_hints(owner.__init__)
@@ -84,14 +83,14 @@ def check_types(config: DictConfig, part: str = "") -> None:
                 _check(_source(raw, f"{path}{name}"), node[name], plain_types(hints[name]))
 
 
-def _check_names(node: DictConfig, target: Any, source: Callable[[str], str], path: str) -> None:
+def _check_names(node: DictConfig, target: Any, raw: Any, path: str) -> None:
     """Raises ValueError if the target has no argument of a setting's name, as where a scale sets what another engine takes."""
     parameters = signature(target).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for name in map(str, node):
         if name not in parameters and not re.fullmatch(r"_\w+_", name):  # such as _target_
-            key = source(f"{path}{name}")
+            key = _source(raw, f"{path}{name}")
             raise ValueError(
                 f"{key} has no meaning for {target.__name__}: take it out with ~{key}, or choose another {key.split('.')[0]}="
             )

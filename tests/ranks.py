@@ -18,6 +18,7 @@ SETTINGS = (
     "module.overlap=false",
     "algorithm.group_size=4",
     "callbacks.summary=null",
+    "data.benchmark_limit=6",
 )
 SHARDED = ("trainer=fsdp", "trainer.accelerator=cpu", "module.sharding.compute_dtype=float32")
 REPLICATED = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true")

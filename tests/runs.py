@@ -49,8 +49,8 @@ def config_for(folder: Path, *overrides: str) -> DictConfig:
 
 
 def run(folder: Path, *overrides: str, experiment: str = "vapo_full", summary: bool = False) -> dict[str, float]:
-    """Trains with `debug=fast`, groups of four and `overrides`; the summary's figure takes as long as two RL steps."""
-    fast = ["debug=fast", "threads=1", "algorithm.group_size=4"]
+    """Trains with `debug=fast`, groups of 4, a benchmark of 6 and `overrides`; a summary takes as long as two RL steps."""
+    fast = ["debug=fast", "threads=1", "algorithm.group_size=4", "data.benchmark_limit=6"]
     fast += [] if summary or any(word.startswith("callbacks=") for word in overrides) else ["callbacks.summary=null"]
     return train(config_for(folder, f"experiment={experiment}", *fast, *overrides))
 

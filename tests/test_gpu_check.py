@@ -4,24 +4,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
-from benchmarks.gpu_check import PARTS, Failed, check
+import pytest
+from benchmarks.gpu_check import PARTS, Failed, check, main
+from tests.commands import run_python
 
-ROOT = Path(__file__).resolve().parents[1]
 
+def test_the_tiny_form_runs_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forked(words: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+        return run_python(*words[1:], cwd=cwd)
 
-def test_the_tiny_form_runs_every_part(tmp_path: Path) -> None:
-    words = [
-        sys.executable,
-        "benchmarks/gpu_check.py",
-        "--tiny",
-        "--out",
-        str(tmp_path),
-        "--only",
-        *(part for part in PARTS if part != "1.5B"),
-    ]  # as 0.5B
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    monkeypatch.setattr("benchmarks.gpu_check.subprocess", SimpleNamespace(run=forked))
+    monkeypatch.setattr(sys, "argv", ["", "--tiny", "--out", str(tmp_path), "--only", *(part for part in PARTS if part != "1.5B")])
+    with pytest.raises(SystemExit) as ended:  # 1.5B is as 0.5B
+        main()
+    assert ended.value.code == 0
     table = (tmp_path / "gpu_check.md").read_text()
     for words in (
         "tests with marker gpu",

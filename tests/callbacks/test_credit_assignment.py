@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.completions import completion_of
-from tests.runs import CREDIT, config_for, run
+from tests.runs import CREDIT, FAST, config_for, run
 
 from vapo.algorithms import ActorCritic
 from vapo.callbacks.credit_assignment import NAMES, CreditAssignment, MarkedResponse
@@ -106,7 +106,7 @@ def test_a_critic_one_token_late_gets_no_credit(datamodule):
 
 def test_measures_before_the_first_update_and_after_each_and_always_the_same_responses(tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
-        run(tmp_path / name, f"seed={seed}", "module.actor_optimizer.lr=1e-2", *CREDIT)
+        run(tmp_path / name, f"seed={seed}", "module.actor_optimizer.lr=1e-2", *FAST, *CREDIT)
     frames = [pd.read_csv(tmp_path / name / "metrics.csv").set_index("rl_step") for name in ("a", "b")]
     for frame in frames:
         assert list(frame.index[frame[f"credit/{NAMES[0]}"].notna()]) == [1, 2, 3]
@@ -116,13 +116,13 @@ def test_measures_before_the_first_update_and_after_each_and_always_the_same_res
 
 
 def measure_untrained(folder, seed: int) -> pd.Series:
-    run(folder, f"seed={seed}", "algorithm.value_pretraining_steps=0", *CREDIT)
+    run(folder, f"seed={seed}", "algorithm.value_pretraining_steps=0", *FAST, *CREDIT)
     frame = pd.read_csv(folder / "metrics.csv").set_index("rl_step")
     return frame.loc[0, [f"credit/{name}" for name in NAMES]].rename("credit")
 
 
 def test_an_algorithm_without_a_critic_measures_nothing(tmp_path):
-    run(tmp_path, *CREDIT, experiment="grpo")
+    run(tmp_path, *FAST, *CREDIT, experiment="grpo")
     assert not any(name.startswith("credit/") for name in pd.read_csv(tmp_path / "metrics.csv"))
 
 

@@ -48,7 +48,13 @@ def test_runs_of_the_studies_that_did_not_learn_raise_one() -> None:
 
 
 def test_a_run_with_the_default_settings_raises_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("module.policy_steps=2", "callbacks.aime_evaluation.k=4", "data.benchmark_limit=8", "callbacks.credit_assignment=null")
+    small = (
+        "data.rollouts_per_step=64",
+        "module.minibatch_rollouts=16",
+        "module.policy_steps=2",
+        "callbacks.credit_assignment=null",
+    )
+    small += ("callbacks.aime_evaluation.k=4", "data.benchmark_limit=8", "callbacks.export_hf=null", "callbacks.summary=null")
     train(config_for(tmp_path, "experiment=vapo_full", "scale_overrides.value_pretraining_steps=2", "module.overlap=false", *small))
     columns = metrics(tmp_path)[[f"alarm/{name}" for name in ALARMS]].dropna()
     assert len(columns) == 4 and not columns.to_numpy().any()

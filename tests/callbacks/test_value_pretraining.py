@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.utils import instantiate
-from tests.runs import build, config_for, metrics, resume, run
+from tests.runs import FAST, build, config_for, metrics, resume, run
 
 from vapo.callbacks.rl_checkpoint import RLCheckpoint
 from vapo.callbacks.value_pretraining import ValuePretraining, fingerprint
@@ -130,8 +130,8 @@ def test_groups_begin_with_policy_training(tmp_path: Path) -> None:
 
 def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
     file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
-    run(tmp_path / "pays", file)
-    run(tmp_path / "loads", file)
+    run(tmp_path / "pays", *FAST, file)
+    run(tmp_path / "loads", *FAST, file)
     pays, loads = metrics(tmp_path / "pays"), metrics(tmp_path / "loads")
     pays, loads = pays.set_index("rl_step"), loads.set_index("rl_step")
     assert loads.loc[1, ["clock/policy_step", "clock/rollouts"]].tolist() == [0, 16]
@@ -153,15 +153,15 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("trainer.precision=bf16-mixed", "precision"),
     ):
         with pytest.raises(ValueError, match=f"made with another .*{named}"):
-            run(tmp_path / change.split("=")[0], file, change)
+            run(tmp_path / change.split("=")[0], *FAST, file, change)
 
 
 def test_a_critic_of_another_seed_is_taken_with_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
-    run(tmp_path / "first", file)
+    run(tmp_path / "first", *FAST, file)
     for folder, seed, warned in (("again", 0, 0), ("other", 1, 1)):
         recwarn.clear()
-        run(tmp_path / folder, file, f"seed={seed}")
+        run(tmp_path / folder, *FAST, file, f"seed={seed}")
         assert sum("is of seed 0, this run of 1" in str(warning.message) for warning in recwarn) == warned
 
 
@@ -173,7 +173,7 @@ def test_zero_steps_turn_it_off(tmp_path: Path) -> None:
 
 def test_a_run_killed_after_saving_its_critic_file_does_those_steps_again(tmp_path: Path) -> None:
     file = f"callbacks.value_pretraining.critic_file={tmp_path}/critic.pt"
-    run(tmp_path / "whole", STEPS)
+    run(tmp_path / "whole", *FAST, STEPS)
 
     def kill(self: RLCheckpoint, *args: Any) -> None:
         if args[1].rl_step == 3:
@@ -182,7 +182,7 @@ def test_a_run_killed_after_saving_its_critic_file_does_those_steps_again(tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RLCheckpoint, "_save", kill)
         with pytest.raises(KeyError, match="killed"):
-            run(tmp_path / "killed", STEPS, file)
+            run(tmp_path / "killed", *FAST, STEPS, file)
     assert (tmp_path / "critic.pt").exists()
     resume(tmp_path / "killed")
     pd.testing.assert_frame_equal(metrics(tmp_path / "killed"), metrics(tmp_path / "whole"), check_exact=True)

@@ -40,11 +40,14 @@ class StepClock(Callback):
         self.file.write_text(json.dumps(self.steps))
 
 
-def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path) -> list[dict[str, float]]:
+def run(
+    model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path, precision: str = "32-true"
+) -> list[dict[str, float]]:
     """Seconds by phase of each RL step but the first, and the mean response length.
 
     Args:
         cores: 1, or 2: mini's critic and actor side by side, two threads for each operation of a larger model.
+        precision: 32-true or bf16-mixed.
     """
     if cores not in (1, 2):
         raise ValueError(f"--cores {cores}: give 1 or 2")
@@ -54,6 +57,7 @@ def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path
         "threads": 1 if mini else cores,
         "module.overlap": mini and cores == 2,
         "model.path": model,
+        "trainer.precision": precision,
         "data.rollouts_per_step": shape["rollouts"],
         "algorithm.group_size": shape["group"],
         "module.minibatch_rollouts": shape["minibatch"],

@@ -2,10 +2,11 @@
 
 python -m benchmarks.vs_trl                  mini (16 prompts x 16, 4 updates), on one core and on two (TRL: as many threads)
 python -m benchmarks.vs_trl --size 135M      a random Llama of SmolLM2-135M's size (8 prompts of 97 tokens x 8)
+python -m benchmarks.vs_trl --precision bf16-mixed   both in bfloat16, TRL's own default; where a processor multiplies in it
 
 The first call makes .venv-trl, with TRL and the locked torch and transformers. TRL generates with HF generate. Its settings:
 
-    default   as they come, float32 (its default on a CPU would be autocast to bfloat16)
+    default   as they come, but for the precision, which is that of VAPO's run
     best      without gradient checkpointing, which saves memory that a CPU has
 """
 
@@ -26,8 +27,7 @@ from vapo.verifiers.sums import answer
 
 TRL = "1.16.0"
 ENVIRONMENT = ROOT / ".venv-trl"
-FLOAT32 = {"bf16": False}
-SETTINGS = {"default": FLOAT32, "best": FLOAT32 | {"gradient_checkpointing": False}}
+SETTINGS: dict[str, dict[str, object]] = {"default": {}, "best": {"gradient_checkpointing": False}}
 Steps = list[dict[str, float]]
 
 
@@ -67,8 +67,9 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=3, help="of each turn, after a first, uncounted one")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     arguments = parser.parse_args()
-    shape = shape_of(arguments.size)
+    shape, bf16 = shape_of(arguments.size), arguments.precision == "bf16-mixed"
     trl_python()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -76,8 +77,9 @@ def main() -> None:
         for cores in arguments.cores:
             found: dict[str, Steps] = {"VAPO": [], **{f"TRL GRPO, {name}": [] for name in SETTINGS}}
             for turn in range(arguments.turns):
-                found["VAPO"] += run(model, shape, cores, arguments.steps, Path(folder) / f"{cores}_{turn}")
+                found["VAPO"] += run(model, shape, cores, arguments.steps, Path(folder) / f"{cores}_{turn}", arguments.precision)
                 for name, settings in SETTINGS.items():
+                    settings = {"bf16": bf16, **settings}
                     found[f"TRL GRPO, {name}"] += run_trl(model, shape, cores, arguments.steps, Path(folder), settings)
             seconds = {name: statistics.median(step["step"] for step in steps) for name, steps in found.items()}
             lengths = {name: statistics.mean(step["length"] for step in steps) for name, steps in found.items()}
@@ -85,7 +87,8 @@ def main() -> None:
             rows += [[cores, name, f"{seconds[name]:.2f}", ratio[name], f"{lengths[name]:.0f}"] for name in found]
             print(f"{cores} cores: " + ", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()), file=sys.stderr)
     print(markdown(("cores", "", "RL step, s", "times VAPO's", "tokens per response"), rows))
-    print(f"\n{arguments.size}, medians of {arguments.steps * arguments.turns} steps; {machine()}; {versions()}, TRL {TRL}")
+    said = f"{arguments.size}, {arguments.precision}, medians of {arguments.steps * arguments.turns} steps"
+    print(f"\n{said}; {machine()}; {versions()}, TRL {TRL}")
 
 
 if __name__ == "__main__":

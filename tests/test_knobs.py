@@ -4,7 +4,7 @@ Weights move by hand-made steps of plain gradient descent wherever the optimizer
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.runs import CONFIGS, backward, build, metrics, run
 from torch import Tensor
 from torch.testing import assert_close
 
+from vapo.micro_batches import minibatches
 from vapo.module import RLModule
 from vapo.types import Batch
 
@@ -157,7 +158,12 @@ def test_minis_rate_decays_over_the_last_policy_steps_whatever_value_pretraining
 
 
 def cut(module: RLModule, batch: Batch, epochs: int) -> list[Batch]:
-    return [batch.select(index_B) for epoch in range(epochs) for index_B in module.minibatches(len(batch), epoch)]
+    return [batch.select(index_B) for epoch in range(epochs) for index_B in parts(module, batch.group_B, epoch)]
+
+
+def parts(module: RLModule, group_B: Tensor, epoch: int) -> Sequence[Tensor]:
+    """The minibatches that a module makes of rollouts of these groups."""
+    return minibatches(group_B, module.minibatch_rollouts, module.keep_groups, (module.seed, module.rl_step, epoch))
 
 
 @turns("epochs")
@@ -186,7 +192,7 @@ def test_each_minibatch_is_a_step_of_its_own_mean_and_all_rollouts_come_once_an_
         overrides = (f"module.minibatch_rollouts={rollouts}", "module.actor_optimizer.lr=5e-4")
         module, batch = loop(tmp_path, *overrides, loss_aggregation="sequence", positive_lm_coef=0.0)
         for epoch in range(2):
-            index_B = torch.cat(list(module.minibatches(16, epoch)))
+            index_B = torch.cat(list(parts(module, batch.group_B, epoch)))
             assert sorted(index_B.tolist()) == list(range(16))
         before, g = weights(module, "actor"), gradient(module, "actor", batch)
         assert_moves(module, batch, "actor", descend(module, "actor", cut(module, batch, 1), 5e-4))
@@ -194,20 +200,14 @@ def test_each_minibatch_is_a_step_of_its_own_mean_and_all_rollouts_come_once_an_
         assert (step - g).norm() < 0.1 * g.norm()
 
 
-@pytest.mark.parametrize(
-    ("rollouts", "sizes"),
-    [(16, [8, 8]), (8, [8]), (20, [7, 7, 6]), (24, [8, 8, 8]), (17, [6, 6, 5]), (4, [4])],
-    ids=str,
-)
-def test_rollouts_that_fill_no_whole_minibatches_are_cut_into_nearly_equal_ones(
-    rollouts: int, sizes: list[int], tmp_path: Path
-) -> None:
-    """After dynamic sampling: a last minibatch of the few left over would get a whole step."""
-    module, _ = build(tmp_path, "module.minibatch_rollouts=8")
-    found = module.minibatches(rollouts, epoch=1)
-    assert [len(index_B) for index_B in found] == sizes
-    order = torch.randperm(rollouts, generator=torch.Generator().manual_seed(hash((module.seed, 0, 1)) % 2**63))
-    assert torch.equal(torch.cat(list(found)), order)  # whole ones are those of `split`
+@turns("keep_groups")
+@pytest.mark.parametrize("keep", [False, True])
+def test_minibatches_keep_groups_together_or_do_not(keep: bool, tmp_path: Path) -> None:
+    module, batch = loop(tmp_path, f"module.keep_groups={keep}", "module.minibatch_rollouts=8")
+    of_group_E4 = [batch.group_B[parts(module, batch.group_B, epoch)[0]].bincount(minlength=4).tolist() for epoch in range(30)]
+    assert all(set(counts) == {0, 4} for counts in of_group_E4) == keep
+    assert len({*map(tuple, of_group_E4)}) >= 6  # two of the four, and each two at times
+    assert_moves(module, batch, "actor", descend(module, "actor", cut(module, batch, 1)))
 
 
 @turns("microbatch_tokens")
@@ -263,7 +263,7 @@ def test_the_seed_the_step_and_the_epoch_decide_the_order_of_rollouts(tmp_path: 
 
     def order(seed: int, rl_step: int, epoch: int) -> tuple[int, ...]:
         module.seed, module.rl_step = seed, rl_step
-        return tuple(torch.cat(list(module.minibatches(16, epoch))).tolist())
+        return tuple(torch.cat(list(parts(module, torch.arange(16), epoch))).tolist())
 
     keys = [(seed, step, epoch) for seed in range(3) for step in range(3) for epoch in range(3)]
     assert len({order(*key) for key in keys}) == len(keys)

@@ -5,7 +5,7 @@ import torch
 from tests.padding import pad
 
 from vapo.algorithms import ActorCritic
-from vapo.micro_batches import micro_batches
+from vapo.micro_batches import micro_batches, minibatches
 from vapo.models.actor import Actor
 from vapo.rollout.collate import collate
 
@@ -121,3 +121,26 @@ def test_a_rank_without_rollouts_runs_its_network_and_adds_nothing(make_rollout,
     assert loss.item() == 0 and all(value.item() == 0 for value in watched.values())
     gradients = [p.grad for p in actor.parameters() if p.grad is not None]
     assert len(gradients) > 10 and all((gradient == 0).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "sizes"),
+    [(16, [8, 8]), (8, [8]), (20, [7, 7, 6]), (24, [8, 8, 8]), (17, [6, 6, 5]), (4, [4])],
+    ids=str,
+)
+def test_rollouts_that_fill_no_whole_minibatches_are_cut_into_nearly_equal_ones(rollouts, sizes):
+    """After dynamic sampling: a last minibatch of the few left over would get a whole step."""
+    found = minibatches(torch.arange(rollouts), 8, False, (7, 0, 1))
+    assert [len(index_B) for index_B in found] == sizes
+    order = torch.randperm(rollouts, generator=torch.Generator().manual_seed(hash((7, 0, 1)) % 2**63))
+    assert torch.equal(torch.cat(list(found)), order)  # whole ones are those of `split`
+
+
+def test_groups_of_several_sizes_stay_in_one_piece_of_the_order():
+    """After dynamic sampling or verifier faults; numbers of groups that were left out are missing."""
+    group_B = torch.tensor([5, 5, 5, 0, 0, 2, 2, 2, 2, 7])
+    for seed in range(20):
+        found = minibatches(group_B, 4, True, (seed, 0, 0))
+        assert [len(part) for part in found] == [4, 3, 3] and sorted(torch.cat(list(found)).tolist()) == list(range(10))
+        runs = group_B[torch.cat(list(found))].unique_consecutive()
+        assert sorted(runs.tolist()) == [0, 2, 5, 7]

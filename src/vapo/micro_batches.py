@@ -1,4 +1,4 @@
-"""Cuts a batch into micro-batches under a token budget. Only micro-batches are padded."""
+"""Cuts a batch into minibatches, one for each update, and these into micro-batches under a token budget, which alone are padded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -10,6 +10,23 @@ from torch import Tensor
 from vapo.types import Batch, MicroBatch, Packed
 
 SIMILAR = 0.85  # of the longest rollout of an attention block, the shortest
+
+
+def minibatches(group_B: Tensor, most: int, keep_groups: bool, key: tuple[int, int, int]) -> Sequence[Tensor]:
+    """Indices of each minibatch: rollouts in random order, in nearly equal parts of at most `most`.
+
+    Args:
+        group_B: number of each rollout's prompt.
+        keep_groups: shuffles prompts with all their rollouts instead. A prompt is then read in one minibatch, not in nearly all,
+            and its rollouts pull in one update. Where parts are no multiple of the groups (dynamic sampling, verifier faults), the
+            groups at their ends are cut.
+        key: seed, RL step and epoch, on which the order depends.
+    """
+    generator = torch.Generator().manual_seed(hash(key) % 2**63)
+    order_B = torch.randperm(len(group_B), generator=generator)
+    if keep_groups:
+        order_B = torch.randperm(int(group_B.max()) + 1, generator=generator)[group_B].argsort(stable=True)
+    return order_B.tensor_split(-(-len(group_B) // most))  # rounded up
 
 
 def micro_batches(

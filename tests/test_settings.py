@@ -157,6 +157,7 @@ EARLY = {
     "data.rollouts_per_step=18": "set it to 16, or change the group size",
     "module.minibatch_rollouts=0": "module.minibatch_rollouts is 0; set it to 1 or more",
     "module.minibatch_rollouts=48": "does not divide data.rollouts_per_step",
+    "module={keep_groups: true, minibatch_rollouts: 8}": "minibatch_rollouts is 8 and cuts groups of 16",
     "rollout.prefetch=2": "rollout.prefetch is 2",
     "module={offload: true, sharding: {cpu_offload: true}}": "set one of them to false",
     "trainer=gpu": "trainer.accelerator is gpu, but torch sees no GPU here: set trainer=cpu",

@@ -1,4 +1,4 @@
-"""Cuts a batch into minibatches, one for each update, and these into micro-batches under a token budget, which alone are padded."""
+"""Cuts a batch into minibatches, one for each update, and these into micro-batches under a token budget. Only those are padded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -17,15 +17,15 @@ def minibatches(group_B: Tensor, most: int, keep_groups: bool, key: tuple[int, i
 
     Args:
         group_B: number of each rollout's prompt.
-        keep_groups: shuffles prompts with all their rollouts instead. A prompt is then read in one minibatch, not in nearly all,
-            and its rollouts pull in one update. Where parts are no multiple of the groups (dynamic sampling, verifier faults), the
-            groups at their ends are cut.
+        keep_groups: shuffles groups instead. A prompt is then read in one minibatch, not in nearly all. Where parts are no
+            multiple of the groups (after dynamic sampling or verifier faults), those at their ends are cut.
         key: seed, RL step and epoch, on which the order depends.
     """
     generator = torch.Generator().manual_seed(hash(key) % 2**63)
-    order_B = torch.randperm(len(group_B), generator=generator)
     if keep_groups:
         order_B = torch.randperm(int(group_B.max()) + 1, generator=generator)[group_B].argsort(stable=True)
+    else:
+        order_B = torch.randperm(len(group_B), generator=generator)
     return order_B.tensor_split(-(-len(group_B) // most))  # rounded up
 
 

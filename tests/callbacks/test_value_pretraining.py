@@ -149,6 +149,7 @@ def test_a_saved_critic_is_loaded_and_a_wrong_one_is_refused(tmp_path: Path) -> 
         ("module.critic_schedule.warmup_steps=9", "training"),
         ("callbacks.value_pretraining.group_size=2", "training"),
         ("algorithm.clip_value=0.1", "training"),
+        ("module.keep_groups=true", "training"),
         ("module.max_grad_norm=0.5", "training"),
         ("trainer.precision=bf16-mixed", "precision"),
     ):

@@ -18,7 +18,7 @@ from vapo.run.training import train
 from vapo.run.value_types import check_defaults
 
 TINY = (
-    *("debug=fast", "threads=1", "module.policy_steps=1", "rollout.sampling.max_new_tokens=24", "data.source.max_operands=3"),
+    *("debug=fast", "threads=1", "module.policy_steps=2", "rollout.sampling.max_new_tokens=24", "data.source.max_operands=3"),
     *("algorithm.max_draws=2", "module.value_pretraining_epochs=1", *FAST),
 )
 VAPO = {
@@ -44,6 +44,7 @@ SHARED = {
     "algorithm.mismatch": [None, "truncate", "mask", "sequence_truncate", "sequence_mask"],
     "algorithm.dynamic_sampling": [False, True],
     "module.epochs": [1, 2],
+    "module.keep_groups": [False, True],
     "module.minibatch_rollouts": [4, 16],
     "module.microbatch_tokens": [60, 10000],
     "module.max_grad_norm": [None, 1e-3, 1.0],
@@ -60,7 +61,13 @@ AS_DRAWN = [Phase.explicit, Phase.generate]  # to shrink a setting would take mi
 
 def combinations(experiment: str, choices: dict[str, list[Any]]) -> st.SearchStrategy[dict[str, Any]]:
     drawn = st.fixed_dictionaries({"experiment": st.just(experiment)}, optional={k: st.sampled_from(v) for k, v in choices.items()})
-    return drawn.filter(lambda values: "rollout.sampling.top_p" not in values or values.get("algorithm.mismatch") is None)
+    return drawn.filter(goes_together)
+
+
+def goes_together(values: dict[str, Any]) -> bool:
+    whole = values.get("module.minibatch_rollouts", 8) % values.get("algorithm.group_size", 16) == 0
+    top_p_alone = "rollout.sampling.top_p" not in values or values.get("algorithm.mismatch") is None
+    return top_p_alone and (whole or not values.get("module.keep_groups"))
 
 
 CONFIGURATIONS = st.one_of(combinations("vapo_full", SHARED | VAPO), combinations("grpo", SHARED | GRPO))
@@ -80,9 +87,9 @@ def trained(folder: Path, *words: str) -> pd.DataFrame:
 
 
 def check_run(values: dict[str, Any], folder: Path) -> None:
-    steps = 1 + (values.get("algorithm.value_pretraining_steps", 1) if values["experiment"] == "vapo_full" else 0)
+    steps = 2 + (values.get("algorithm.value_pretraining_steps", 1) if values["experiment"] == "vapo_full" else 0)
     frame = trained(folder, *TINY, *overrides(values))
-    assert len(frame) == steps and frame["clock/policy_step"].iloc[-1] == 1
+    assert len(frame) == steps and frame["clock/policy_step"].iloc[-1] == 2
     losses = frame[[name for name in frame if name.endswith(("loss", "grad_norm", "reward/mean"))]].iloc[-1]
     assert len(losses) > 2 and losses.map(math.isfinite).all(), losses
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -56,8 +56,11 @@ def check_groups(rollouts_per_step: int, group_size: int) -> None:
         )
 
 
-def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int) -> None:
-    """Raises ValueError if minibatches would have different sizes."""
+def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int, whole_group: int = 1) -> None:
+    """Raises ValueError if minibatches would have different sizes, or cut groups of `whole_group` rollouts."""
+    if minibatch_rollouts % whole_group != 0:
+        found = f"{minibatch_rollouts} and cuts groups of {whole_group}, which module.keep_groups=true keeps together"
+        raise ValueError(f"module.minibatch_rollouts is {found}; set it to a multiple of algorithm.group_size")
     if rollouts_per_step % minibatch_rollouts != 0:
         found = f"{minibatch_rollouts} and does not divide data.rollouts_per_step {rollouts_per_step}"
         raise ValueError(f"module.minibatch_rollouts is {found}; set it to a divisor, so that all updates see as many rollouts")

@@ -15,7 +15,7 @@ from vapo.side_by_side import may_overlap, side_by_side
 
 
 def test_calls_meet_on_threads_of_their_own_with_the_callers_number_of_torchs_threads():
-    barrier = threading.Barrier(2, timeout=60)  # both have to be running to pass it
+    barrier = threading.Barrier(2, timeout=1800)  # both have to be running to pass it
 
     def call(name):
         barrier.wait()

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.ranks import finish, output, start_function
 from tests.runs import CONFIGS
 
 from vapo.distributed.ranks import RUN_ID
+from vapo.run.launching import LAUNCHER, RANKS
 
 ROOT = Path(CONFIGS).parent
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "debug=fast", "threads=1")
@@ -50,10 +52,55 @@ def test_a_port_in_use_is_one_line_and_leaves_no_rank_behind(tmp_path: Path) -> 
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert done.returncode != 0 and "Traceback" not in done.stderr
         assert len(lines) == 1 and f"cannot meet at 127.0.0.1:{port}" in lines[0] and "set MASTER_PORT to a free port" in lines[0]
-        end = time.monotonic() + 300
-        while processes_with(str(tmp_path)) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert processes_with(str(tmp_path)) == []
+        wait_until(lambda: processes_with(str(tmp_path)) == [])
+
+
+FIRST_RANK = """
+import os, subprocess, sys, time
+from pathlib import Path
+from vapo.run.launching import name_ranks
+name_ranks(Path("."))
+subprocess.Popen([sys.executable, *sys.argv[1:]], env=os.environ | {"LOCAL_RANK": "1"})
+time.sleep(3600)
+"""
+OTHER_RANK = """
+import sys, time
+from pathlib import Path
+from vapo.run.launching import end_with_launcher
+folder = Path(sys.argv[1])
+if sys.argv[2] == "waits":
+    end_with_launcher()
+(folder / "ready").touch()
+while not (folder / "go").exists():
+    time.sleep(0.01)
+end_with_launcher()
+time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+@pytest.mark.parametrize("rank", ["waits", "starts"])
+def test_a_rank_ends_with_the_process_that_started_it(rank: str, tmp_path: Path) -> None:
+    """Killed with -9, it can tell nobody: when the other rank waits for it, or while that one still starts."""
+    (tmp_path / "first.py").write_text(FIRST_RANK)
+    (tmp_path / "other.py").write_text(OTHER_RANK)
+    environment = {name: value for name, value in os.environ.items() if name not in (*RANKS, LAUNCHER)}
+    words = [sys.executable, tmp_path / "first.py", tmp_path / "other.py", tmp_path, rank]
+    launcher = subprocess.Popen(words, env=environment)
+    wait_until((tmp_path / "ready").exists)
+    assert len(processes_with(str(tmp_path))) == 2
+    launcher.kill()
+    launcher.wait()
+    if rank == "starts":
+        (tmp_path / "go").touch()
+    wait_until(lambda: processes_with(str(tmp_path)) == [])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 1800.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def meet(folder: Path, seconds: float) -> None:

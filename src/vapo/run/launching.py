@@ -1,7 +1,10 @@
 """Launching runs: first rank, one folder that no other run writes, ids of ranks, sweeps. docs/scaling.md has the commands."""
 
+import ctypes
 import fcntl
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"  # in the run folder
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # environment variables of launchers
+LAUNCHER = "VAPO_LAUNCHER"  # environment variable: id of the first rank's process, if that starts the others
+PR_SET_PDEATHSIG = 1
 
 
 def is_first_rank() -> bool:
@@ -33,7 +38,20 @@ def name_ranks(folder: Path) -> None:
     if any(name in os.environ for name in RANKS):
         os.environ.setdefault(RUN_ID, str(folder.resolve()))
     else:
-        os.environ[RUN_ID] = uuid4().hex
+        os.environ |= {RUN_ID: uuid4().hex, LAUNCHER: str(os.getpid())}
+
+
+def end_with_launcher() -> None:
+    """If the first rank has started this process, Linux is to terminate it when that one ends, in whatever way: as long as
+    ranks have not met, they would wait for it."""
+    if LAUNCHER not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0" or sys.platform != "linux":
+        return
+    launcher = int(os.environ[LAUNCHER])
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    try:
+        os.kill(launcher, 0)
+    except ProcessLookupError:
+        sys.exit(f"process {launcher}, which has started this rank, has ended")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from vapo.metrics_csv import trim
 from vapo.models.ends import check_positions
 from vapo.models.loading import check_model_path, check_same_tokens
 from vapo.module import RLModule
-from vapo.run.launching import check_one_folder, check_sweep, is_first_rank, locked, name_ranks
+from vapo.run.launching import check_one_folder, check_sweep, end_with_launcher, is_first_rank, locked, name_ranks
 from vapo.run.naming import name_run
 from vapo.run.record import CONFIG, RESOLVED, load_config, record_texts, save_record
 from vapo.run.settings import check_combinations
@@ -40,6 +40,7 @@ def train(config: DictConfig) -> dict[str, float]:
     Raises:
         ValueError, FileNotFoundError: a setting is wrong; the message says what to set.
     """
+    end_with_launcher()
     check_one_folder(config)
     folder = Path(config.paths.output_dir)
     with locked(folder):

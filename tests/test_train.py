@@ -193,7 +193,7 @@ def test_mixed_precision_holds_in_rollouts_and_evaluation_alike_and_keeps_float3
     monkeypatch.setattr(TorchEngine, "generate", generate)
     run(tmp_path, "trainer.precision=bf16-mixed", "callbacks.aime_evaluation.k=3")
     sizes = {size for size, _ in seen}
-    assert {16, 30 * 3} <= sizes and all(enabled for _, enabled in seen)
+    assert {16, 6 * 3} <= sizes and all(enabled for _, enabled in seen)
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert {weight.dtype for weight in state["state_dict"].values()} == {torch.float32}
     assert metrics(tmp_path)["engine/logprob_gap_mean"].dropna().max() < 0.1

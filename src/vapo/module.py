@@ -249,7 +249,8 @@ class RLModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
-        check_minibatches(self.minibatch_rollouts, self.datamodule.rollouts_per_step)
+        data = self.datamodule
+        check_minibatches(self.minibatch_rollouts, data.rollouts_per_step, data.group_size, self.keep_groups)
 
     def configure_model(self) -> None:
         if self.learners:

@@ -28,13 +28,14 @@ def content(folder: Path) -> dict[str, bytes]:
         ("model.lora.rank=2", r"other networks .*base_layer.weight is missing in the checkpoint and \[\d+, \d+\] here"),
         ("model.path={other}", r"actor\.language_model\.\S+ is \[\d+, \d+\] in the checkpoint and \[\d+, \d+\] here"),
         ("data.rollouts_per_step=12", "minibatch_rollouts"),
+        ("module.keep_groups=true module.minibatch_rollouts=2", "minibatch_rollouts is 2 and cuts groups of 4"),
         ("module.policy_steps=many", "policy_steps is many"),
     ],
 )
 def test_a_resume_that_fails_changes_nothing_on_disk(change: str, message: str, finished: Path, other: Path) -> None:
     before = content(finished)
     with pytest.raises(ValueError, match=message):
-        resume(finished, "module.policy_steps=2", change.format(other=other))
+        resume(finished, "module.policy_steps=2", *change.format(other=other).split())
     assert content(finished) == before
     resume(finished)  # as it was: nothing is left to do
     assert metrics(finished)["rl_step"].max() == 2

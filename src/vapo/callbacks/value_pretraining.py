@@ -135,7 +135,7 @@ class ValuePretraining(Callback):
                 datamodule.group_size,
                 module.minibatch_rollouts,
                 module.value_pretraining_epochs,
-                *(("whole groups",) if module.keep_groups else ()),
+                *(("whole groups",) if module.keep_groups else ()),  # without it the key is that of older files
             ),
             "optimizer": (
                 {k: v for k, v in learner.optimizer.defaults.items() if k not in ("fused", "foreach")},

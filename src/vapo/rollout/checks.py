@@ -56,10 +56,10 @@ def check_groups(rollouts_per_step: int, group_size: int) -> None:
         )
 
 
-def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int, whole_group: int = 1) -> None:
-    """Raises ValueError if minibatches would have different sizes, or cut groups of `whole_group` rollouts."""
-    if minibatch_rollouts % whole_group != 0:
-        found = f"{minibatch_rollouts} and cuts groups of {whole_group}, which module.keep_groups=true keeps together"
+def check_minibatches(minibatch_rollouts: int, rollouts_per_step: int, group_size: int, keep_groups: bool) -> None:
+    """Raises ValueError if minibatches would have different sizes, or cut groups that are to be kept."""
+    if keep_groups and minibatch_rollouts % group_size != 0:
+        found = f"{minibatch_rollouts} and cuts groups of {group_size}, which module.keep_groups=true keeps together"
         raise ValueError(f"module.minibatch_rollouts is {found}; set it to a multiple of algorithm.group_size")
     if rollouts_per_step % minibatch_rollouts != 0:
         found = f"{minibatch_rollouts} and does not divide data.rollouts_per_step {rollouts_per_step}"

@@ -36,8 +36,8 @@ def check_training(config: DictConfig) -> None:
     if all(type(size) is int for size in sizes):  # others `check_types` will name
         check_counts(config.module, ("minibatch_rollouts",))
         check_groups(config.data.rollouts_per_step, config.data.group_size)
-        whole_group = config.data.group_size if config.module.keep_groups else 1
-        check_minibatches(config.module.minibatch_rollouts, config.data.rollouts_per_step, whole_group)
+        data, module = config.data, config.module
+        check_minibatches(module.minibatch_rollouts, data.rollouts_per_step, data.group_size, module.keep_groups)
         with suppress(TypeError):  # the same
             warn_of_unused(config)
 

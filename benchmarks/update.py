@@ -1,4 +1,5 @@
-"""Tokens per second of one network's training passes: packed, each distinct prompt once, and in padded rows, as before.
+"""Seconds of one network's training passes: in padded rows, packed (each distinct prompt once), packed with minibatches of whole
+groups.
 
 python -m benchmarks.update                  mini, one thread: 4 minibatches of 64 responses, and all without gradient
 python -m benchmarks.update --size 135M      a random Llama of SmolLM2-135M's size: 64 responses of 32 tokens to 8 prompts of 97
@@ -15,7 +16,7 @@ from benchmarks.models import SIZES, folder_of, shape_of
 from benchmarks.tables import machine, markdown, versions
 
 from vapo.data.sums import problem_at
-from vapo.micro_batches import SIMILAR, micro_batches
+from vapo.micro_batches import SIMILAR, micro_batches, minibatches
 from vapo.models.actor import Actor, load_tokenizer
 from vapo.rollout.collate import collate
 from vapo.rollout.torch_engine import TorchEngine
@@ -36,9 +37,8 @@ def sampled(path: Path, actor: Actor, shape: dict[str, int]) -> Batch:
     return collate([Rollout(p, p.index, c, Verdict(Status.WRONG)) for p, c in zip(groups, completions, strict=True)])
 
 
-def train(actor: Actor, batch: Batch, minibatch: int, budget: int, similar: float) -> None:
-    order_B = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
-    for index_B in order_B.split(minibatch):
+def train(actor: Actor, batch: Batch, minibatch: int, budget: int, similar: float, keep_groups: bool) -> None:
+    for index_B in minibatches(batch.group_B, minibatch, keep_groups, key=(0, 0, 0)):
         for micro in micro_batches(batch, budget, index_B=index_B, similar=similar):
             actor(micro, with_entropy=True)[0].sum().backward()
         actor.zero_grad()
@@ -62,23 +62,24 @@ def main() -> None:
         path = folder_of(arguments.size, Path(folder))
         actor = Actor.from_pretrained(str(path))
         batch = sampled(path, actor, shape)
-    forms = {"padded": ("sdpa", 4096, 0.0), "packed": (actor.language_model.config._attn_implementation, 16384, SIMILAR)}
+    packed = (actor.language_model.config._attn_implementation, 16384, SIMILAR)
+    forms = {"padded": ("sdpa", 4096, 0.0, False), "packed": (*packed, False), "whole groups": (*packed, True)}
     seconds: dict[tuple[str, str], list[float]] = {}
     for _ in range(arguments.repeats + 1):  # by turns; the first is not counted
-        for name, (attention, budget, similar) in forms.items():
+        for name, (attention, budget, similar, keep_groups) in forms.items():
             actor.language_model.set_attn_implementation(attention)
             for kind in ("update", "no gradient"):
                 started = time.perf_counter()
                 if kind == "update":
-                    train(actor, batch, shape["minibatch"], budget, similar)
+                    train(actor, batch, shape["minibatch"], budget, similar, keep_groups)
                 else:
                     evaluate(actor, batch, budget, similar)
                 seconds.setdefault((kind, name), []).append(time.perf_counter() - started)
     rows = []
     for kind in ("update", "no gradient"):
-        padded, packed = (statistics.median(seconds[kind, name][1:]) for name in forms)
-        rows.append([kind, f"{padded:.2f}", f"{packed:.2f}", f"{padded / packed:.2f}", f"{len(batch.token_N) / packed:,.0f}"])
-    print(markdown(("pass over all rollouts", "padded, s", "packed, s", "ratio", "packed, tokens/s"), rows))
+        padded, *others = (statistics.median(seconds[kind, name][1:]) for name in forms)
+        rows.append([kind, f"{padded:.2f}", *(cell for other in others for cell in (f"{other:.2f}", f"{padded / other:.2f}"))])
+    print(markdown(("pass over all rollouts", "padded, s", "packed, s", "ratio", "whole groups, s", "ratio"), rows))
     tokens, response = len(batch.token_N), int(batch.response_length_B.sum())
     print(f"\n{arguments.size}, {tokens:,} tokens, {response:,} of responses; medians of {arguments.repeats}")
     print(f"{machine()}; {versions()}")

@@ -196,3 +196,12 @@ def test_end_of_sequence_tokens_are_a_setting(tmp_path: Path) -> None:
     assert {
         r.completion.token_ids[-1] for r in module.sampler.sample([module.datamodule.source.prompt(0, 0)], 8, module.sampling, 0, 0)
     } <= {5, 1}
+
+
+@pytest.mark.parametrize("chosen", ["foreach", "fused"])
+def test_adam_is_fused_unless_another_kernel_is_chosen(chosen: str, tmp_path: Path) -> None:
+    by_itself, without = (build(tmp_path, *words)[0] for words in ((), (f"+module.actor_optimizer.{chosen}=false",)))
+    for module, fused in ((by_itself, True), (without, False)):
+        module.configure_optimizers()
+        options = module.learners["actor"].optimizer.defaults
+        assert bool(options["fused"]) is fused, options

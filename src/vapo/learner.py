@@ -72,7 +72,7 @@ class Learner:
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         chosen = getattr(optimizer, "keywords", {}).keys() & {"fused", "foreach"}
         adam = getattr(optimizer, "func", optimizer) in (torch.optim.Adam, torch.optim.AdamW)
-        fused = {"fused": True} if adam and not chosen and all(p.is_cuda for p in parameters) else {}  # one kernel, no temporaries
+        fused = {"fused": True} if adam and not chosen else {}  # one kernel, no temporaries
         self.optimizer = optimizer(parameters, **fused)
         self.schedule, self.trains = schedule(self.optimizer), True
         return {"optimizer": self.optimizer, "lr_scheduler": self.schedule}

@@ -35,7 +35,8 @@ def test_each_pass_asks_every_problem_once_in_another_order(make):
     assert texts[0] != texts[1] != texts[2] != texts[0]
     assert [prompt.index for prompts in passes for prompt in prompts] == list(range(111))
     assert texts[0] != [source.prompt(i, 1).text for i in range(37)]
-    assert passes == [[make().prompt(37 * k + i, 0) for i in range(37)] for k in range(3)]
+    again = make()
+    assert passes == [[again.prompt(37 * k + i, 0) for i in range(37)] for k in range(3)]
 
 
 def test_a_prompt_has_text_ids_and_reference_of_its_problem(make):
@@ -74,7 +75,8 @@ def test_a_problem_of_the_benchmark_is_recognised_in_another_spelling(make):
 def test_long_problems_are_dropped_and_all_that_is_left_out_is_counted(make, caplog):
     train = [*TRAIN, ("x" * 30, "1"), TRAIN[0], ("problem 1", "another"), ("exam a", "1")]
     with caplog.at_level(logging.INFO):
-        trained = {make(train).prompt(i, 0).text for i in range(100)}
+        source = make(train)
+        trained = {source.prompt(i, 0).text for i in range(100)}
     assert len(trained) == 37 and not any("x" in text for text in trained)
     assert "train: 40 problems of 44 rows (2 duplicates, 1 too long, 1 of the benchmark)" in caplog.text
     assert "1 duplicates have another answer than the first" in caplog.text

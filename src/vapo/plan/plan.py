@@ -90,7 +90,7 @@ def count(config: DictConfig) -> StepMemory:
         settings.sharding.cpu_offload = False  # counted as if on the GPU; `gpu_table` takes offloaded memory out
     warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torchmetrics copies its states
     with fake_ranks(config.cluster.gpus):
-        return step_memory(settings, longest(config), fake=True, fused=True)
+        return step_memory(settings, longest(config), fake=True)
 
 
 def rates(config: DictConfig) -> DictConfig:

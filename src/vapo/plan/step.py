@@ -7,7 +7,6 @@ cluster, and `LiveMemory` counts what would be allocated. The device is `cpu` th
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,12 +116,11 @@ def losses(algorithm: PolicyGradient, learners: dict[str, Learner], batch: Batch
     return ({"critic": critic_loss} if algorithm.needs_critic else {}) | {"actor": actor_loss}
 
 
-def build_learner(settings: DictConfig, name: str, outline: nn.Module, mesh: DeviceMesh, fused: bool | None) -> Learner:
+def build_learner(settings: DictConfig, name: str, outline: nn.Module, mesh: DeviceMesh) -> Learner:
     """A learner with a sharded network of made-up weights, and an optimizer that has its states.
 
     Args:
         outline: the network on the meta device.
-        fused: option of the optimizer; True as `Learner` chooses on GPUs, which needs no temporaries.
     """
     sharding: Sharding = instantiate(settings.sharding)
     network = sharding.build(lambda: outline, mesh).train()
@@ -136,7 +134,7 @@ def build_learner(settings: DictConfig, name: str, outline: nn.Module, mesh: Dev
     if name == "reference":
         network.eval().requires_grad_(False)
         return learner
-    learner.configure(partial(instantiate(settings[f"{name}_optimizer"]), fused=fused), instantiate(settings[f"{name}_schedule"]))
+    learner.configure(instantiate(settings[f"{name}_optimizer"]), instantiate(settings[f"{name}_schedule"]))
     zero_gradients(network)
     learner.optimizer.step()
     learner.optimizer.zero_grad()
@@ -186,7 +184,7 @@ def full_batch(microbatch_tokens: int, longest: int, micro_batches_in_all: int) 
     )
 
 
-def step_memory(settings: DictConfig, longest: int, fake: bool, fused: bool | None = None) -> StepMemory:
+def step_memory(settings: DictConfig, longest: int, fake: bool) -> StepMemory:
     """Peak memory of one rank's step. There must be a process group already, a fake one for a `fake` step.
 
     Args:
@@ -209,7 +207,7 @@ def step_memory(settings: DictConfig, longest: int, fake: bool, fused: bool | No
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
-        learners = {name: build_learner(settings, name, outline, mesh, fused) for name, outline in outlines.items()}
+        learners = {name: build_learner(settings, name, outline, mesh) for name, outline in outlines.items()}
         return Step(algorithm, learners, micros, starts_with_gradients).run(batch, memory)
 
 

@@ -5,6 +5,7 @@
 #   when_value_pretraining, when_length_adaptive, when_clip_higher, when_group_sampling, when_chain_length,
 #   when_unsolvable, when_success_is_rare, when_guesses
 #                                              a technique with and without it, at four values of what it is for (when_unsolvable: one)
+#   when_whole_groups                          minibatches of whole groups, at three sizes
 #   main, added, fresh, extra                  the first study
 # A run that fails stops no other; the script then ends with an error, after its report, which is in the sweep's folder or in OUT.
 # What docs/results/ keeps is joined from several sessions: report.py docs/results/X/curves.csv FOLDER --out docs/results/X.
@@ -102,6 +103,11 @@ case $piece in
   when_success_is_rare) # base accuracy 0.34, 0.13, 0.04 and 0.02
     make_chains
     when model.recipe.solver.slip_rate=0.3,0.5,0.7,0.8 none,no_positive_example_lm_loss,no_clip_higher $other_rates $short
+    ;;
+  when_whole_groups) # 2, 4 and 8 updates a step: whole groups leave 8, 4 and 2 of its 16 prompts in each
+    dose=module.minibatch_rollouts
+    run experiment=vapo_full seed=$seeds $dose=128,64,32 $rarely
+    run experiment=vapo_full seed=$seeds module.keep_groups=true $dose=128,64,32 $rarely
     ;;
   when_guesses) # share of solutions of 3 tokens in the base policy; the others have 140
     make_chains

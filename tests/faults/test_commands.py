@@ -37,8 +37,9 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def test_a_run_without_loggers_and_one_without_callbacks(tmp_path: Path) -> None:
-    train(tmp_path / "silent", *FAST, "module.policy_steps=1", "logger=null")
-    assert (tmp_path / "silent/checkpoints/last.ckpt").exists() and not (tmp_path / "silent/metrics.csv").exists()
+    for name, setting in {"null": "logger=null", "absent": "~logger"}.items():
+        train(tmp_path / name, *FAST, "module.policy_steps=1", setting)
+        assert (tmp_path / name / "checkpoints/last.ckpt").exists() and not (tmp_path / name / "metrics.csv").exists()
     output = train(tmp_path / "bare", "debug=fast", "threads=1", "module.policy_steps=1", "callbacks=null")
     assert "there is no value pretraining without callbacks.value_pretraining" in output
     assert len(pd.read_csv(tmp_path / "bare/metrics.csv")) == 1 and not (tmp_path / "bare/checkpoints").exists()

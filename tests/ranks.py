@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,14 @@ def finish(processes: list[BaseProcess], timeout: float = 1800.0) -> list[int]:
         process.join()
     assert not hanging, f"ranks {hanging} still run after {timeout} s"
     return [process.exitcode or 0 for process in processes]
+
+
+def wait_until(condition: Callable[[], bool], processes: Sequence[BaseProcess] = (), seconds: float = 1800.0) -> None:
+    """Polls; fails where every process of those given has ended before, or after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and (not processes or any(p.is_alive() for p in processes)), "it never came"
+        time.sleep(0.005)
 
 
 def output(folder: Path) -> str:

@@ -3,14 +3,13 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from omegaconf import open_dict
-from tests.ranks import REPLICATED, SETTINGS, SHARDED, finish, output, start, train_on_ranks
+from tests.ranks import REPLICATED, SETTINGS, SHARDED, finish, output, start, train_on_ranks, wait_until
 from tests.runs import config_for, metrics
 
 from vapo.run.evaluation import load_actor
@@ -36,13 +35,6 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
-def wait_for(condition, processes, seconds=600.0):  # type: ignore[no-untyped-def]
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end and any(p.is_alive() for p in processes), "it never came"
-        time.sleep(0.002)
-
-
 def events(folder: Path) -> list[str]:
     """What `train_rank.slow_disk` has noted."""
     file = folder / "events.txt"
@@ -57,9 +49,9 @@ def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], asynchronous: 
     options = {} if len(killed) == 1 else {"slow_disk": (4, "never")}
     processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, saving, **options)
     if options:
-        wait_for(lambda: "writing_4" in events(tmp_path), processes)
+        wait_until(lambda: "writing_4" in events(tmp_path), processes)
     else:
-        wait_for((tmp_path / "checkpoints" / "step_000002.ckpt").exists, processes)
+        wait_until((tmp_path / "checkpoints" / "step_000002.ckpt").exists, processes)
     for rank in killed:
         assert processes[rank].pid is not None
         os.kill(processes[rank].pid, signal.SIGKILL)
@@ -73,7 +65,7 @@ def test_killed_ranks_resume_bit_for_bit(killed: tuple[int, ...], asynchronous: 
 def test_a_run_that_is_asked_to_go_saves_the_step_it_is_in(asked_in: int, saved: int, whole: Path, tmp_path: Path) -> None:
     late, paused = "callbacks.rl_checkpoint.every_n_steps=100", tmp_path / "paused"
     processes = start(2, tmp_path, *SETTINGS, *SHARDED, *STEPS, late, pause=(paused, asked_in))
-    wait_for(paused.exists, processes)
+    wait_until(paused.exists, processes)
     assert processes[1].pid is not None
     os.kill(processes[1].pid, signal.SIGTERM)  # one of them is enough
     paused.unlink()

@@ -4,15 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
-from tests.ranks import finish, output, start_function
+from tests.ranks import finish, output, start_function, wait_until
 from tests.runs import CONFIGS
 
 from vapo.distributed.ranks import RUN_ID
@@ -94,13 +92,6 @@ def test_a_rank_ends_with_the_process_that_started_it(rank: str, tmp_path: Path)
     if rank == "starts":
         (tmp_path / "go").touch()
     wait_until(lambda: processes_with(str(tmp_path)) == [])
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 1800.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def meet(folder: Path, seconds: float) -> None:

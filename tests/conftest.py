@@ -32,6 +32,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whichever tests ran before in this process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer()

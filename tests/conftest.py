@@ -34,7 +34,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def same_random_numbers():
-    """Whichever tests ran before in this process."""
+    """Of torch, whichever tests ran before. Fixtures of a module or session are made earlier, and seed what they draw."""
     torch.manual_seed(0)
 
 

@@ -198,10 +198,14 @@ def test_end_of_sequence_tokens_are_a_setting(tmp_path: Path) -> None:
     } <= {5, 1}
 
 
-@pytest.mark.parametrize("chosen", ["foreach", "fused"])
-def test_adam_is_fused_unless_another_kernel_is_chosen(chosen: str, tmp_path: Path) -> None:
-    by_itself, without = (build(tmp_path, *words)[0] for words in ((), (f"+module.actor_optimizer.{chosen}=false",)))
-    for module, fused in ((by_itself, True), (without, False)):
-        module.configure_optimizers()
-        options = module.learners["actor"].optimizer.defaults
-        assert bool(options["fused"]) is fused, options
+@pytest.mark.parametrize("setting", ["", "foreach=true", "foreach=false", "fused=false"])
+def test_adam_is_fused_unless_another_kernel_is_chosen(setting: str, tmp_path: Path) -> None:
+    module, _ = build(tmp_path, *([f"+module.actor_optimizer.{setting}"] if setting else []))
+    module.configure_optimizers()
+    assert bool(module.learners["actor"].optimizer.defaults["fused"]) is (setting == "")
+
+
+def test_an_optimizer_that_is_not_adam_is_left_as_it_is(tmp_path: Path) -> None:
+    module, _ = build(tmp_path, "module.actor_optimizer._target_=torch.optim.SGD")
+    module.configure_optimizers()
+    assert module.learners["actor"].optimizer.defaults["fused"] is None

@@ -219,8 +219,8 @@ class Learner:
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group.update({name: value for name, value in defaults.items() if name in group})
             group["initial_lr"] = defaults["lr"]
-            for parameter in group["params"] if defaults.get("fused") else ():  # a checkpoint of a CPU has step counts there
-                state = self.optimizer.state[parameter]
+            for parameter in group["params"] if defaults.get("fused") else ():
+                state = self.optimizer.state.get(parameter, {})  # a checkpoint that was not fused has step counts on the CPU
                 state |= {key: x.to(parameter.device) for key, x in state.items() if key == "step"}
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
 

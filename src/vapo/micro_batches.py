@@ -17,7 +17,7 @@ def minibatches(group_B: Tensor, most: int, keep_groups: bool, key: tuple[int, i
 
     Args:
         group_B: number of each rollout's prompt.
-        keep_groups: shuffles groups instead. A prompt is then read in one minibatch, not in nearly all. Where parts are no
+        keep_groups: shuffles groups instead. A prompt is then read in one minibatch, not in most of them. Where parts are no
             multiple of the groups (after dynamic sampling or verifier faults), those at their ends are cut.
         key: seed, RL step and epoch, on which the order depends.
     """

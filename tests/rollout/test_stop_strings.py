@@ -27,6 +27,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def engine(tokenizer):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **sizes))
     engine = TorchEngine([EOS], tokenizer=tokenizer)
     engine.load_weights(Actor(model), 0)

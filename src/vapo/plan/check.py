@@ -40,7 +40,7 @@ def small_model(folder: Path, hidden: int, layers: int, vocabulary: int, tied: b
 
 
 def predict(settings: DictConfig, longest: int, ranks: int) -> StepMemory:
-    """Memory that a plan predicts."""
+    """Memory that a plan predicts, counted on fake tensors."""
     with fake_ranks(ranks):
         return step_memory(settings, longest, fake=True)
 

@@ -45,6 +45,24 @@ def test_a_run_without_loggers_and_one_without_callbacks(tmp_path: Path) -> None
     assert len(pd.read_csv(tmp_path / "bare/metrics.csv")) == 1 and not (tmp_path / "bare/checkpoints").exists()
 
 
+def test_a_full_disk_that_names_no_file_is_one_line_with_the_runs_folder(tmp_path: Path) -> None:
+    script, run = tmp_path / "full.py", tmp_path / "run"
+    script.write_text(
+        f"""
+import runpy, sys, vapo.run.training
+
+def train(config):
+    raise OSError(28, "No space left on device")
+
+vapo.run.training.train = train
+sys.argv = ["src/train.py", "hydra.run.dir={run}"]
+runpy.run_path("{ROOT}/src/train.py", run_name="__main__")
+"""
+    )
+    done = run_python(str(script), cwd=ROOT, env=environment())
+    assert done.returncode == 1 and done.stderr == f"error: [Errno 28] No space left on device: '{run}'\n"
+
+
 def test_control_c_saves_the_step_and_the_run_goes_on_where_it_was(tmp_path: Path) -> None:
     process = start(tmp_path, *FAST, "module.policy_steps=500", "callbacks.rl_checkpoint.every_n_steps=1000")
     while process.poll() is None and not (tmp_path / "metrics.csv").exists():

@@ -1,7 +1,6 @@
 """Parts that fail in the middle of a run: it stops with the cause, the last checkpoint is intact, and a run that is resumed from it
 equals one in which nothing failed."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.runs import FAST, config_for, metrics, resume, run
+from tests.runs import CONFIGS, FAST, config_for, metrics, resume, run
 from tests.test_real_task import SMALL, model_folder, problem_files  # noqa: F401 a fixture
 
 from vapo.algorithms import PolicyGradient
@@ -162,21 +161,30 @@ def test_a_checkpoint_that_is_truncated_half_or_foreign(cause: str, tmp_path: Pa
 
 
 def test_problems_that_changed_under_a_run(model_folder: str, tmp_path: Path) -> None:  # noqa: F811 the fixture
-    files = problem_files(tmp_path)
-    data, folder = tmp_path / "train.jsonl", tmp_path / "run"
+    files = [*problem_files(tmp_path), f"data.source.template={tmp_path}/template.txt"]
+    data, exam, template, folder = (tmp_path / name for name in ("train.jsonl", "exam.jsonl", "template.txt", "run"))
+    template.write_text((Path(CONFIGS) / "templates/gsm8k.txt").read_text())
     small = [setting for setting in SMALL if "aime_evaluation" not in setting]
     model = ["scale=small_gpu", f"model.path={model_folder}", "model.critic.path=${model.path}"]
     train(config_for(folder, "experiment=vapo_full", *model, *files, *small, *FAST[:2], "algorithm.group_size=4"))
-    kept = data.read_text()
-    rows = [json.loads(line) for line in kept.splitlines()]
-    for changed in (rows[:-1], [*rows[:-1], rows[-1] | {"answer": "#### 0"}], rows[::-1]):
-        data.write_text("".join(json.dumps(row) + "\n" for row in changed))
-        before = (folder / "record.json").read_bytes()
+    text = data.read_text()
+    lines = text.splitlines(keepends=True)
+    changes = [
+        (data, "".join(lines[:-1])),
+        (data, text.replace("#### 118", "#### 117")),
+        (data, "".join(lines[::-1])),
+        (exam, exam.read_text().replace("006", "007")),
+        (template, f"Now: {template.read_text()}"),
+    ]
+    for file, text in changes:
+        kept, before = file.read_text(), (folder / "record.json").read_bytes()
+        assert text != kept
+        file.write_text(text)
         with pytest.raises(
             ValueError, match=r"problems, their answers or the template have changed .* put the files of data\.path"
         ):
             resume(folder, "module.policy_steps=3")
         assert (folder / "record.json").read_bytes() == before
-    data.write_text(kept)
+        file.write_text(kept)
     resume(folder, "module.policy_steps=3")
     assert metrics(folder)["clock/policy_step"].max() == 3

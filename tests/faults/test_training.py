@@ -176,10 +176,10 @@ def test_problems_that_changed_under_a_run(model_folder: str, tmp_path: Path) ->
         (exam, exam.read_text().replace("006", "007")),
         (template, f"Now: {template.read_text()}"),
     ]
-    for file, text in changes:
+    for file, changed in changes:
         kept, before = file.read_text(), (folder / "record.json").read_bytes()
-        assert text != kept
-        file.write_text(text)
+        assert changed != kept
+        file.write_text(changed)
         with pytest.raises(
             ValueError, match=r"problems, their answers or the template have changed .* put the files of data\.path"
         ):
